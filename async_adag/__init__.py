@@ -1,0 +1,56 @@
+"""Compiled graphs for Ray, asyncio first.
+
+    with InputNode() as prompt:
+        dag = decode.run.bind(prefill.run.bind(prompt))
+
+    async with async_adag.compile(dag) as compiled:
+        result = await compiled(prompt)
+
+The house, from the roof down; imports point down only:
+
+    driver/       in the caller's process: compile, deploy, the compiled graph, futures and refs, supervision
+    observe/      stats and pictures: reads the others' records, steers nothing
+    actor/        in each actor: the loop that reads, computes and writes
+    channels/     how bytes move: ring in a memory file, hand-over, codec, rendezvous, parking
+    graph/        what to run: reads a Ray DAG, plans it into frozen dataclasses
+    protocol/     the rules, sans-io: frames, ring cursors, ledger, life of a graph
+    errors.py  options.py
+"""
+
+from async_adag._version import __version__
+from async_adag.driver.compile import compile, compile_async
+from async_adag.driver.graph import CompiledGraph
+from async_adag.driver.results import FutureList, GraphRef, RefList
+from async_adag.errors import (
+    AdagError,
+    CapacityExceeded,
+    ExecutionTimeout,
+    GpuUnavailable,
+    GraphBroken,
+    GraphClosed,
+    GraphError,
+    RemoteError,
+)
+from async_adag.observe.stats import NodeStats, Stats
+from async_adag.options import Options
+
+__all__ = [
+    "AdagError",
+    "CapacityExceeded",
+    "CompiledGraph",
+    "ExecutionTimeout",
+    "FutureList",
+    "GpuUnavailable",
+    "GraphBroken",
+    "GraphClosed",
+    "GraphError",
+    "GraphRef",
+    "NodeStats",
+    "Options",
+    "RefList",
+    "RemoteError",
+    "Stats",
+    "__version__",
+    "compile",
+    "compile_async",
+]

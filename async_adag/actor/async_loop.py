@@ -1,0 +1,290 @@
+"""The loop of an async actor: every execution is a task on the actor's own event loop.
+
+Several executions interleave, at most ``limit`` of them. They begin in order, each when its first frame is
+there, and their outputs are written in order, whichever ends first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from async_adag.actor.calls import Call, calls_of, first_registers, unpack
+from async_adag.actor.control import Control, LoopState
+from async_adag.actor.wiring import Endpoints
+from async_adag.channels.codec import Encoded
+from async_adag.channels.interface import STOP, Failure, Reader, Stop, Writer
+from async_adag.graph.plan import ActorPlan
+from async_adag.protocol.frame import FrameError
+
+
+class AsyncLoop:
+    """Runs an async actor's share of a graph. Arguments as `ThreadLoop`'s, where they have the same names.
+
+    Args:
+        loop: the actor's event loop. All but `__init__` and `start` runs on it.
+        limit: executions that may interleave.
+    """
+
+    def __init__(
+        self,
+        instance: object,
+        plan: ActorPlan,
+        ends: Endpoints,
+        control: Control,
+        sentinels: list[int],
+        limit: int,
+        loop: asyncio.AbstractEventLoop,
+        end_actor: Callable[[], None],
+        on_end: Callable[[str], None],
+    ) -> None:
+        self._loop = loop
+        self._calls = calls_of(plan, instance, ends.readers, ends.writers)
+        self._first = first_registers(plan)
+        self._ends = ends
+        self._control = control
+        self._sentinels = sentinels
+        self._limit = limit
+        self._end_actor = end_actor
+        self._on_end = on_end
+        self._inboxes = {number: _Inbox(reader) for number, reader in ends.readers.items()}
+        self._outboxes = {number: _Outbox(writer) for number, writer in ends.writers.items()}
+        self._lead = self._calls[0].reads[0]
+        self._begun = 0
+        self._running: set[asyncio.Task[None]] = set()
+        self._stopping = False
+        self._over = False
+        self._winding_up: asyncio.Task[None] | None = None  # held here: event loops hold tasks weakly
+
+    def start(self) -> None:
+        """Start; from any thread."""
+        self._control.set_state(LoopState.WAITING)
+        self._loop.call_soon_threadsafe(self._begin)
+
+    def _begin(self) -> None:
+        self._loop.add_reader(self._ends.doorbell.fd, self._on_doorbell)
+        for fd in self._sentinels:
+            self._loop.add_reader(fd, self._finish, "")
+        self._turn()
+
+    def _on_doorbell(self) -> None:
+        self._ends.doorbell.silence()
+        self._turn()
+
+    def _turn(self) -> None:
+        """Look at everything once: deliver, write, begin; then arm what is waited for."""
+        try:
+            while not self._over:
+                if self._control.should_end():
+                    self._finish("")
+                    return
+                for inbox in self._inboxes.values():
+                    inbox.deliver()
+                for outbox in self._outboxes.values():
+                    outbox.flush()
+                self._begin_executions()
+                if self._stopping and not self._running and self._all_written():
+                    self._finish("")
+                    return
+                if not self._arm():
+                    return
+        except BaseException:
+            self._finish(f"a fault in the loop: {traceback.format_exc()}")
+
+    def _begin_executions(self) -> None:
+        _, reader, _ = self._lead
+        inbox = self._inboxes[self._lead[0]]
+        while not self._stopping and self._may_begin() and reader.may_read():
+            value = inbox.take_next()
+            if type(value) is Stop:
+                self._stopping = True
+                for outbox in self._outboxes.values():
+                    outbox.end(self._begun)
+                return
+            inbox.keep(self._begun, value)
+            # A context of its own: what one execution sets, no other sees.
+            task = self._loop.create_task(self._execution(self._begun), context=contextvars.Context())
+            self._begun += 1
+            self._running.add(task)
+            task.add_done_callback(self._execution_done)
+
+    def _may_begin(self) -> bool:
+        unwritten = max((len(outbox.waiting) for outbox in self._outboxes.values()), default=0)
+        return max(len(self._running), unwritten) < self._limit
+
+    def _all_written(self) -> bool:
+        return not any(outbox.waiting for outbox in self._outboxes.values())
+
+    def _arm(self) -> bool:
+        """Arm all that is waited for; True when something of it is there already."""
+        there = False
+        for inbox in self._inboxes.values():
+            if inbox.is_starved():
+                there |= inbox.reader.arm()
+        for outbox in self._outboxes.values():
+            if outbox.is_blocked():
+                there |= outbox.writer.arm()
+        if not self._stopping and self._may_begin():
+            there |= self._lead[1].arm()
+        return there
+
+    def _execution_done(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        if self._over:
+            return
+        if not task.cancelled() and task.exception() is not None:
+            error = task.exception()
+            assert error is not None
+            self._finish(f"a fault in the loop: {''.join(traceback.format_exception(error))}")
+            return
+        self._turn()
+
+    async def _execution(self, seq: int) -> None:
+        registers = self._first.copy()
+        for call in self._calls:
+            for channel, _, targets in call.reads:
+                value = await self._value(self._inboxes[channel], seq)
+                if isinstance(value, _Unreadable):
+                    value = call.unreadable(value.error)
+                unpack(registers, targets, value)
+            arguments = call.arguments(registers)
+            if isinstance(arguments, Failure):
+                call.store(registers, arguments)
+            else:
+                call.store(registers, await self._compute(call, seq, *arguments))
+            del arguments
+            for channel, writer, sources in call.writes:
+                self._outboxes[channel].put(seq, call, call.encode(writer, registers, sources))
+
+    async def _value(self, inbox: _Inbox, seq: int) -> Any:
+        if seq not in inbox.kept:
+            inbox.wanted[seq] = self._loop.create_future()
+            self._turn()
+            if seq not in inbox.kept:
+                await inbox.wanted[seq]
+            inbox.wanted.pop(seq, None)
+        return inbox.kept.pop(seq)
+
+    async def _compute(self, call: Call, seq: int, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        began = self._control.enter(call.number, seq)
+        try:
+            result = call.method(*args, **kwargs)
+            if inspect.isawaitable(result):
+                result = await result
+            return result
+        except SystemExit:
+            self._end_actor()
+            self._finish("")
+            raise asyncio.CancelledError from None
+        except asyncio.CancelledError as error:
+            if self._over:
+                raise
+            return call.failure(error)
+        except BaseException as error:
+            return call.failure(error)
+        finally:
+            self._control.leave(call.number, began)
+
+    def _finish(self, broken: str) -> None:
+        if self._over:
+            return
+        self._over = True
+        for fd in (self._ends.doorbell.fd, *self._sentinels):
+            self._loop.remove_reader(fd)
+        for task in self._running:
+            task.cancel()
+        self._winding_up = self._loop.create_task(self._wind_up(broken), context=contextvars.Context())
+
+    async def _wind_up(self, broken: str) -> None:
+        if self._running:
+            await asyncio.wait(set(self._running))
+        self._control.set_state(LoopState.ENDED)
+        self._calls.clear()
+        self._first.clear()
+        self._inboxes.clear()
+        self._outboxes.clear()
+        del self._lead
+        self._ends.close()
+        self._on_end(broken)
+
+
+class _Unreadable:
+    """In place of a frame's value: why it could not be unpickled."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
+class _Inbox:
+    """Frames of one channel, handed to the executions they belong to."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+        self.kept: dict[int, Any] = {}
+        self.wanted: dict[int, asyncio.Future[None]] = {}
+        self._next = 0
+
+    def take_next(self) -> Any:
+        self._next += 1
+        try:
+            return self.reader.read()
+        except FrameError:
+            raise
+        except Exception as error:
+            return _Unreadable(error)
+
+    def keep(self, seq: int, value: Any) -> None:
+        self.kept[seq] = value
+        future = self.wanted.get(seq)
+        if future is not None and not future.done():
+            future.set_result(None)
+
+    def deliver(self) -> None:
+        while self.is_starved() and self.reader.may_read():
+            seq = self._next
+            self.keep(seq, self.take_next())
+
+    def is_starved(self) -> bool:
+        return bool(self.wanted) and self._next <= max(self.wanted)
+
+
+class _Outbox:
+    """Frames of one channel, written in the order of their executions."""
+
+    def __init__(self, writer: Writer) -> None:
+        self.writer = writer
+        self.waiting: dict[int, tuple[Call | None, Encoded]] = {}
+        self._next = 0
+
+    def put(self, seq: int, call: Call, encoded: Encoded) -> None:
+        if seq == self._next and self.writer.may_write():
+            self._write(call, encoded)
+            self.flush()
+        else:
+            # It has to wait: the method's memory is the method's again, so the buffers are copied.
+            kind, body, buffers = encoded
+            self.waiting[seq] = call, (kind, body, [memoryview(bytes(buffer)) for buffer in buffers])
+
+    def end(self, seq: int) -> None:
+        """Write STOP behind the last execution."""
+        self.waiting[seq] = None, self.writer.encode(STOP)
+        self.flush()
+
+    def is_blocked(self) -> bool:
+        return self._next in self.waiting
+
+    def flush(self) -> None:
+        while self._next in self.waiting and self.writer.may_write():
+            self._write(*self.waiting.pop(self._next))
+
+    def _write(self, call: Call | None, encoded: Encoded) -> None:
+        if call is None:
+            self.writer.stage(encoded)
+        else:
+            call.stage(self.writer, encoded)
+        self.writer.publish()
+        self._next += 1

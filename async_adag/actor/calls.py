@@ -1,0 +1,118 @@
+"""What both kinds of loop share: arguments from registers, results into them, and errors in their place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from async_adag.channels.codec import Encoded
+from async_adag.channels.failures import encode_failure
+from async_adag.channels.interface import Failure, Reader, Writer
+from async_adag.graph.plan import ActorPlan, Task
+
+
+class Call:
+    """One task of the plan, bound to the actor's instance and the channel ends it uses."""
+
+    __slots__ = ("args", "kwargs", "label", "method", "number", "reads", "results", "writes")
+
+    def __init__(
+        self,
+        number: int,
+        task: Task,
+        instance: object,
+        readers: dict[int, Reader],
+        writers: dict[int, Writer],
+    ) -> None:
+        self.number = number
+        self.label = task.label
+        self.method: Callable[..., Any] = getattr(instance, task.method)
+        self.args = task.args
+        self.kwargs = task.kwargs
+        self.results = task.results
+        self.reads = [(read.channel, readers[read.channel], read.registers) for read in task.reads]
+        self.writes = [(write.channel, writers[write.channel], write.registers) for write in task.writes]
+
+    def arguments(self, registers: list[Any]) -> tuple[list[Any], dict[str, Any]] | Failure:
+        """The arguments, or the first failure among them."""
+        args = [registers[register] for register in self.args]
+        kwargs = {name: registers[register] for name, register in self.kwargs}
+        for value in args:
+            if type(value) is Failure:
+                return value
+        for value in kwargs.values():
+            if type(value) is Failure:
+                return value
+        return args, kwargs
+
+    def store(self, registers: list[Any], result: Any) -> None:
+        """Put what the method returned, or a `Failure`, into the registers of the results."""
+        results = self.results
+        if len(results) == 1:
+            registers[results[0]] = result
+            return
+        if type(result) is not Failure and not (
+            isinstance(result, (tuple, list)) and len(result) == len(results)
+        ):
+            got = f"{len(result)} values" if isinstance(result, (tuple, list)) else type(result).__name__
+            result = self.failure(
+                ValueError(f"{self.label} is to return {len(results)} values (num_returns); it returned {got}")
+            )
+        for position, register in enumerate(results):
+            registers[register] = result if type(result) is Failure else result[position]
+
+    def failure(self, error: BaseException) -> Failure:
+        """What downstream gets in place of a value when ``error`` was raised."""
+        return Failure(encode_failure(error, self.label))
+
+    def unreadable(self, error: BaseException) -> Failure:
+        """What the call gets in place of an argument that could not be unpickled."""
+        error.add_note(f"async_adag: an argument of {self.label} could not be unpickled")
+        return self.failure(error)
+
+    def encode(self, writer: Writer, registers: list[Any], sources: tuple[int, ...]) -> Encoded:
+        """The frame of these registers; a failure's where one of them is, or where they cannot be pickled."""
+        if len(sources) == 1:
+            value = registers[sources[0]]
+        else:
+            value = tuple(registers[source] for source in sources)
+            value = next((part for part in value if type(part) is Failure), value)
+        try:
+            return writer.encode(value)
+        except Exception as error:
+            error.add_note(f"async_adag: the result of {self.label} could not be pickled")
+            return writer.encode(self.failure(error))
+
+    def stage(self, writer: Writer, encoded: Encoded) -> None:
+        """Stage a frame; a failure in its place where there is no memory for it."""
+        try:
+            writer.stage(encoded)
+        except (OSError, MemoryError) as error:
+            writer.unstage()
+            error.add_note(f"async_adag: the result of {self.label} could not be sent")
+            short = type(error)(*error.args)  # without the traceback, so that it fits a slot in any case
+            try:
+                writer.stage(writer.encode(self.failure(error)))
+            except (OSError, MemoryError):
+                writer.stage(writer.encode(self.failure(short)))
+
+
+def unpack(registers: list[Any], targets: tuple[int, ...], value: Any) -> None:
+    """Put what a frame carried into registers: one value as it is, several from a tuple."""
+    if len(targets) == 1:
+        registers[targets[0]] = value
+    else:
+        for position, target in enumerate(targets):
+            registers[target] = value if type(value) is Failure else value[position]
+
+
+def calls_of(
+    plan: ActorPlan, instance: object, readers: dict[int, Reader], writers: dict[int, Writer]
+) -> list[Call]:
+    """The plan's tasks, bound."""
+    return [Call(number, task, instance, readers, writers) for number, task in enumerate(plan.tasks)]
+
+
+def first_registers(plan: ActorPlan) -> list[Any]:
+    """The registers at the beginning of an execution: the constants, then nothing."""
+    return [*plan.constants, *[None] * (plan.registers - len(plan.constants))]

@@ -1,0 +1,133 @@
+"""The control page: what a loop does now, for the driver to see, and the word that ends it.
+
+A page of memory that the driver shares with one actor. The actor writes its state, the driver reads it without
+asking, so a loop whose method hangs, with or without the GIL, can still be described; the driver writes one word,
+which tells the loop to end after its present method.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from enum import IntEnum
+
+from async_adag.channels.memory import PAGE, Mapping
+from async_adag.graph.plan import ActorPlan
+
+_END, _STATE, _TASK, _SEQ, _SINCE, _PARKED, _SPUN, _BYTES = range(8)
+_TASKS = 8
+_PER_TASK = 2  # calls, nanoseconds
+
+
+class LoopState(IntEnum):
+    """What a loop is doing."""
+
+    STARTING = 0
+    WAITING = 1
+    COMPUTING = 2
+    ENDED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class LoopSnapshot:
+    """What a loop was doing at one moment.
+
+    Attributes:
+        actor: the actor in words.
+        state: waiting, computing…
+        node: the node in words, where it is computing.
+        execution: which execution, counted from 0.
+        seconds: for how long it has been computing.
+    """
+
+    actor: str
+    state: LoopState
+    node: str
+    execution: int
+    seconds: float
+
+    def __str__(self) -> str:
+        if self.state is LoopState.COMPUTING:
+            return f"{self.node}: computing execution {self.execution} since {self.seconds:.1f} s"
+        return f"{self.actor}: {self.state.name.lower()}"
+
+
+def control_size(plan: ActorPlan) -> int:
+    """Bytes of the control page of an actor, in whole pages."""
+    return -(-(_TASKS + _PER_TASK * len(plan.tasks)) * 8 // PAGE) * PAGE
+
+
+class Control:
+    """The control page of one actor, from either side."""
+
+    def __init__(self, fd: int, plan: ActorPlan) -> None:
+        """Map the page behind ``fd``, which stays the caller's."""
+        count = _TASKS + _PER_TASK * len(plan.tasks)
+        self.words = Mapping(fd, 0, control_size(plan)).words(count)
+        self._plan = plan
+
+    # the actor's side
+
+    def should_end(self) -> bool:
+        """Whether the driver wants the loop to end."""
+        return bool(self.words[_END])
+
+    def enter(self, task: int, seq: int) -> int:
+        """Say that the loop begins to compute; returns the time, in nanoseconds."""
+        words = self.words
+        now = time.monotonic_ns()
+        words[_TASK] = task
+        words[_SEQ] = seq
+        words[_SINCE] = now
+        words[_STATE] = 2  # COMPUTING
+        return now
+
+    def leave(self, task: int, began: int) -> None:
+        """Say that it has computed, since ``began``."""
+        words = self.words
+        words[_STATE] = 1  # WAITING
+        at = _TASKS + _PER_TASK * task
+        words[at] += 1
+        words[at + 1] += time.monotonic_ns() - began
+
+    def set_state(self, state: LoopState) -> None:
+        """Say what the loop does from now on."""
+        self.words[_STATE] = int(state)
+
+    def record_waits(self, parked: int, spun: int) -> None:
+        """Say how often the loop has parked, and how often it got its news while spinning."""
+        self.words[_PARKED] = parked
+        self.words[_SPUN] = spun
+
+    def record_bytes(self, count: int) -> None:
+        """Say how many bytes of payload the loop has written."""
+        self.words[_BYTES] = count
+
+    # the driver's side
+
+    def end(self) -> None:
+        """Ask the loop to end after its present method; ring its doorbell too."""
+        self.words[_END] = 1
+
+    def snapshot(self) -> LoopSnapshot:
+        """What the loop is doing now."""
+        words = self.words
+        task = self._plan.tasks[words[_TASK] % len(self._plan.tasks)]
+        seconds = max(0, time.monotonic_ns() - words[_SINCE]) / 1e9
+        return LoopSnapshot(self._plan.name, LoopState(words[_STATE]), task.label, words[_SEQ], seconds)
+
+    def waits(self) -> tuple[int, int]:
+        """How often the loop parked, and how often it got its news while spinning."""
+        return self.words[_PARKED], self.words[_SPUN]
+
+    def bytes(self) -> int:
+        """Bytes of payload that the loop has written."""
+        return self.words[_BYTES]
+
+    def computed(self) -> list[tuple[int, int, int]]:
+        """For each task: its node's number, how often it ran, and for how many nanoseconds in all."""
+        words = self.words
+        return [
+            (task.node, words[_TASKS + _PER_TASK * number], words[_TASKS + _PER_TASK * number + 1])
+            for number, task in enumerate(self._plan.tasks)
+        ]

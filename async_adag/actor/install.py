@@ -1,0 +1,157 @@
+"""Installs an actor's share of a graph: runs in the actor, called by the driver through Ray."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from async_adag._version import __version__
+from async_adag.actor.async_loop import AsyncLoop
+from async_adag.actor.control import Control
+from async_adag.actor.loop import ThreadLoop
+from async_adag.actor.ray_runtime import actor_event_loop, end_actor
+from async_adag.actor.wiring import Endpoints, Wiring, connect_ends
+from async_adag.channels.processes import peer_pidfd
+from async_adag.channels.rendezvous import (
+    Address,
+    RendezvousError,
+    connect,
+    receive_fds,
+    send_text,
+)
+from async_adag.channels.ring import RingSpec
+from async_adag.graph.plan import ActorPlan, Channel
+
+READY = "ready"
+GOODBYE = "goodbye"
+
+# A process holds one actor, whose methods take turns, whatever graph calls them.
+_turn = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What an actor is told: its plan, and how its channel ends are made.
+
+    Attributes:
+        plan: what it does.
+        wiring: which descriptors it is handed, after that of its control page.
+        channels: all channels of the graph.
+        specs: the rings, by channel.
+        limit: executions that an async actor may interleave.
+        spin_ns: how long a wait spins before it parks.
+    """
+
+    plan: ActorPlan
+    wiring: Wiring
+    channels: tuple[Channel, ...]
+    specs: dict[int, RingSpec]
+    limit: int
+    spin_ns: int
+
+
+def install(
+    instance: object, version: str, address: Address, number: int, share: bytes, timeout: float
+) -> str | None:
+    """Run in the actor: meet the driver, take the descriptors, start the loop.
+
+    Args:
+        instance: the actor.
+        version: the driver's version of this package.
+        address: where the driver listens.
+        number: the actor's number in the graph.
+        share: the pickled `Share`.
+        timeout: seconds to wait for the driver.
+
+    Returns:
+        None; or why there is nobody to work for, such as a driver that has stopped waiting for this actor.
+
+    Raises:
+        RuntimeError: this process has another version of the package than the driver.
+        AttributeError: the actor lacks a method of the graph.
+    """
+    check_version(version)
+    told: Share = pickle.loads(share)
+    try:
+        connection = connect(address, number, timeout)
+    except RendezvousError as error:
+        return str(error)  # no exception: nobody is there to take it, and Ray would log it
+    pidfd = -1
+    try:
+        connection.settimeout(timeout)
+        fds = receive_fds(connection, 1 + told.wiring.count())
+        connection.setblocking(False)
+        try:
+            pidfd = peer_pidfd(connection)
+        except OSError as error:
+            for fd in fds:
+                os.close(fd)
+            raise RendezvousError(f"the graph's driver is gone: {error}") from error
+        control = Control(fds[0], told.plan)
+        os.close(fds[0])
+        ends = connect_ends(told.wiring, fds[1:], told.channels, told.specs, {})
+        goodbye = _Goodbye(connection, pidfd)
+        start_loop(instance, told, ends, control, [pidfd, connection.fileno()], goodbye)
+    except BaseException:
+        connection.close()
+        if pidfd >= 0:
+            os.close(pidfd)
+        raise
+    send_text(connection, READY)
+    return None
+
+
+def check_version(version: str) -> None:
+    """Refuse to run beside another version of this package.
+
+    Raises:
+        RuntimeError: says which is where, and what to do.
+    """
+    if version != __version__:
+        raise RuntimeError(
+            f"this actor's process has async_adag {__version__}, its driver has {version}: install the same "
+            "version in both (runtime_env={'pip': ['async-adag==…']} does it for the workers)"
+        )
+
+
+def start_loop(
+    instance: object,
+    share: Share,
+    ends: Endpoints,
+    control: Control,
+    sentinels: list[int],
+    on_end: Callable[[str], None],
+) -> None:
+    """Start the loop that fits the actor: a thread, or a task on the actor's event loop."""
+    try:
+        loop = actor_event_loop(instance, share.plan.tasks[0].method)
+        running: ThreadLoop | AsyncLoop
+        if loop is None:
+            running = ThreadLoop(
+                instance, share.plan, ends, control, sentinels, share.spin_ns, _turn, end_actor, on_end
+            )
+        else:
+            running = AsyncLoop(
+                instance, share.plan, ends, control, sentinels, share.limit, loop, end_actor, on_end
+            )
+    except BaseException:
+        ends.close()
+        raise
+    running.start()
+
+
+class _Goodbye:
+    """What a loop does last: tell the driver, and let go of the connection and the driver's pidfd."""
+
+    def __init__(self, connection: socket.socket, pidfd: int) -> None:
+        self._connection = connection
+        self._pidfd = pidfd
+
+    def __call__(self, broken: str) -> None:
+        os.close(self._pidfd)
+        send_text(self._connection, broken or GOODBYE)
+        self._connection.close()

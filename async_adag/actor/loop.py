@@ -1,0 +1,151 @@
+"""The loop of a synchronous actor: a thread that reads, computes and writes, in the order of the plan."""
+
+from __future__ import annotations
+
+import threading
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from async_adag.actor.calls import Call, calls_of, first_registers, unpack
+from async_adag.actor.control import Control, LoopState
+from async_adag.actor.wiring import Endpoints
+from async_adag.channels.interface import STOP, Failure, Reader, Stop, Writer
+from async_adag.channels.parking import Parking, SentinelFired
+from async_adag.graph.plan import ActorPlan
+from async_adag.protocol.frame import FrameError
+
+
+class _Ended(Exception):
+    """The driver wants the loop to end, or is gone."""
+
+
+class ThreadLoop:
+    """Runs an actor's share of a graph until it is stopped, told to end, or its driver dies.
+
+    Args:
+        instance: the actor.
+        plan: its share.
+        ends: its channel ends; the loop closes them.
+        control: its control page.
+        sentinels: descriptors that become readable when the driver is gone.
+        spin_ns: how long a wait spins before it parks.
+        turn: held while a method runs, so that methods of this actor never overlap across graphs.
+        end_actor: what a ``SystemExit`` in a method calls.
+        on_end: called last, with what broke the loop, or "".
+    """
+
+    def __init__(
+        self,
+        instance: object,
+        plan: ActorPlan,
+        ends: Endpoints,
+        control: Control,
+        sentinels: list[int],
+        spin_ns: int,
+        turn: threading.Lock,
+        end_actor: Callable[[], None],
+        on_end: Callable[[str], None],
+    ) -> None:
+        self._calls = calls_of(plan, instance, ends.readers, ends.writers)
+        self._first = first_registers(plan)
+        self._ends = ends
+        self._control = control
+        self._parking = Parking(ends.doorbell, sentinels, spin_ns)
+        self._turn = turn
+        self._end_actor = end_actor
+        self._on_end = on_end
+        self._thread = threading.Thread(target=self._run, name=f"async_adag {plan.name}", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._control.set_state(LoopState.WAITING)
+        self._thread.start()
+
+    def _run(self) -> None:
+        broken = ""
+        try:
+            seq = 0
+            while self._execution(seq):
+                seq += 1
+        except (_Ended, SentinelFired):
+            pass
+        except FrameError as error:
+            broken = str(error)
+        except BaseException:
+            broken = f"a fault in the loop: {traceback.format_exc()}"
+        finally:
+            self._control.set_state(LoopState.ENDED)
+            self._calls.clear()
+            self._first.clear()
+            self._parking.close()
+            self._ends.close()
+            self._on_end(broken)
+
+    def _execution(self, seq: int) -> bool:
+        """One execution; False when the channels say stop."""
+        registers = self._first.copy()
+        if self._control.should_end():
+            raise _Ended
+        for call in self._calls:
+            for _, reader, targets in call.reads:
+                value = self._read(call, reader)
+                if type(value) is Stop:
+                    self._pass_on_stop()
+                    return False
+                unpack(registers, targets, value)
+            arguments = call.arguments(registers)
+            if type(arguments) is Failure:
+                call.store(registers, arguments)
+            else:
+                call.store(registers, self._compute(call, seq, *arguments))  # type: ignore[misc]
+            del arguments
+            for _, writer, sources in call.writes:
+                encoded = call.encode(writer, registers, sources)
+                self._write(call, writer, encoded)
+                del encoded
+        return True
+
+    def _read(self, call: Call, reader: Reader) -> Any:
+        while not reader.may_read():
+            self._wait(reader.may_read, reader.arm)
+        try:
+            return reader.read()
+        except FrameError:
+            raise
+        except Exception as error:
+            return call.unreadable(error)
+
+    def _compute(self, call: Call, seq: int, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        control = self._control
+        with self._turn:
+            began = control.enter(call.number, seq)
+            try:
+                return call.method(*args, **kwargs)
+            except SystemExit:
+                self._end_actor()
+                raise _Ended from None
+            except BaseException as error:
+                return call.failure(error)
+            finally:
+                control.leave(call.number, began)
+
+    def _write(self, call: Call, writer: Writer, encoded: Any) -> None:
+        while not writer.may_write():
+            self._wait(writer.may_write, writer.arm)
+        call.stage(writer, encoded)
+        writer.publish()
+
+    def _pass_on_stop(self) -> None:
+        for call in self._calls:
+            for _, writer, _ in call.writes:
+                self._write(call, writer, writer.encode(STOP))
+
+    def _wait(self, ready: Callable[[], bool], arm: Callable[[], bool]) -> None:
+        if self._control.should_end():
+            raise _Ended
+        parking = self._parking
+        parking.wait(ready, arm)
+        self._control.record_waits(parking.parked, parking.spun)
+        if self._control.should_end():
+            raise _Ended

@@ -1,0 +1,35 @@
+"""What the loops need of Ray inside an actor.
+
+One of the modules that know names which Ray does not promise to keep: the worker's event loop, and how an actor
+that has to end is ended from another thread than its own (Ray 2.60).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+import ray
+
+
+def actor_event_loop(instance: object, method: str) -> asyncio.AbstractEventLoop | None:
+    """The event loop of this process's actor; None for a synchronous actor."""
+    from ray._private.worker import global_worker
+    from ray._raylet import PythonFunctionDescriptor
+
+    core = global_worker.core_worker
+    if not core.current_actor_is_asyncio():
+        return None
+    cls = type(instance)
+    descriptor = PythonFunctionDescriptor(cls.__module__, method, cls.__qualname__)
+    loop, _ = core.get_event_loop(descriptor, "")
+    assert isinstance(loop, asyncio.AbstractEventLoop)
+    return loop
+
+
+def end_actor() -> None:
+    """End this process's actor as its own exit would: Ray does not restart it."""
+    try:
+        ray.get_runtime_context().current_actor.__ray_terminate__.remote()
+    except Exception:
+        os._exit(1)

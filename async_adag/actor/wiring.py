@@ -1,0 +1,113 @@
+"""Wiring: which descriptors each process of a graph is handed, and the channel ends it makes of them.
+
+Both sides of the rendezvous derive the same list from the plan, so that only descriptors travel.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+from async_adag.channels.direct import Direct, DirectReader, DirectWriter
+from async_adag.channels.doorbell import Doorbell
+from async_adag.channels.interface import Reader, Writer
+from async_adag.channels.memory import is_sealed
+from async_adag.channels.rendezvous import RendezvousError
+from async_adag.channels.ring import RingReader, RingSpec, RingWriter
+from async_adag.graph.plan import Channel
+
+
+def ring_spec(channel: Channel, slots: int, keep: int) -> RingSpec:
+    """The ring of a channel."""
+    return RingSpec(slots, len(channel.readers), keep)
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """What one process holds: doorbells of these processes (its own first), and an end of these channels."""
+
+    process: int
+    doorbells: tuple[int, ...]
+    channels: tuple[int, ...]
+
+    def count(self) -> int:
+        """How many descriptors that is."""
+        return len(self.doorbells) + len(self.channels)
+
+
+def wire(channels: tuple[Channel, ...], process: int) -> Wiring:
+    """The wiring of ``process``."""
+    mine = [c for c in channels if process == c.writer or process in c.readers]
+    peers = {peer for c in mine for peer in ((*c.readers,) if c.writer == process else (c.writer,))}
+    return Wiring(process, (process, *sorted(peers - {process})), tuple(c.number for c in mine))
+
+
+@dataclass(slots=True)
+class Endpoints:
+    """The channel ends of one process. Owns them, and the doorbells."""
+
+    doorbell: Doorbell
+    readers: dict[int, Reader] = field(default_factory=dict)
+    writers: dict[int, Writer] = field(default_factory=dict)
+    bells: list[Doorbell] = field(default_factory=list)
+
+    def close(self) -> None:
+        """Let go of everything but what values still lease."""
+        for end in (*self.readers.values(), *self.writers.values()):
+            end.close()
+        self.readers.clear()
+        self.writers.clear()
+        for bell in self.bells:
+            bell.close()
+
+
+def connect_ends(
+    wiring: Wiring,
+    fds: list[int],
+    channels: tuple[Channel, ...],
+    specs: dict[int, RingSpec],
+    directs: dict[int, Direct],
+) -> Endpoints:
+    """Make the channel ends of a process from its descriptors, which become theirs.
+
+    Args:
+        wiring: what the process holds.
+        fds: its descriptors, in the order of `wire`: doorbells, then the rings' memory files.
+        channels: the plan's channels.
+        specs: the rings, by channel.
+        directs: the hand-overs, by channel; such a channel has no descriptor (-1 in ``fds``).
+
+    Raises:
+        RendezvousError: a descriptor is not what it should be.
+        OSError: memory cannot be mapped.
+    """
+    bells = dict(zip(wiring.doorbells, map(Doorbell, fds), strict=False))
+    ends = Endpoints(bells[wiring.process], bells=list(bells.values()))
+    files = fds[len(bells) :]
+    made = 0
+    try:
+        for made, (number, fd) in enumerate(zip(wiring.channels, files, strict=True)):  # noqa: B007
+            channel = channels[number]
+            if number in directs:
+                direct = directs[number]
+                if channel.writer == wiring.process:
+                    ends.writers[number] = DirectWriter(direct)
+                else:
+                    ends.readers[number] = DirectReader(direct, channel.readers.index(wiring.process))
+                continue
+            if not is_sealed(fd):
+                raise RendezvousError("a descriptor that should be a sealed memory file is not")
+            spec = specs[number]
+            if channel.writer == wiring.process:
+                ends.writers[number] = RingWriter(spec, fd, [bells[reader] for reader in channel.readers])
+            else:
+                ends.readers[number] = RingReader(
+                    spec, fd, channel.readers.index(wiring.process), bells[channel.writer]
+                )
+    except BaseException:
+        ends.close()
+        for fd in files[made:]:
+            if fd >= 0:
+                os.close(fd)
+        raise
+    return ends

@@ -1,0 +1,142 @@
+"""Blocks: where payloads lie that do not fit a ring slot.
+
+The writer owns them. A block is busy while a reader may still look at it, which can be long after the frame was
+read: an array that was handed out zero-copy *leases* its block until it is garbage collected. So blocks are not
+tied to slots. The writer takes the block that was freed last (its pages are warm), a new one when none is free,
+and holding results never stops the graph.
+
+Each use of a block has a generation; a reader gives the block back by storing that number in a word of its own,
+which needs no lock and may happen inside garbage collection. A block is free when every reader has stored its
+current generation.
+
+A block is a range of the memory file and grows, to a power of two, by moving to a new range at the file's end.
+Its pages are given back to the system when it has been idle for a while and is larger than ``keep`` bytes.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from async_adag.channels.memory import Mapping, punch
+from async_adag.protocol.ring import RingLayout, Words
+
+SMALLEST = 64 * 1024
+IDLE_USES = 256  # a large block that this many uses of other blocks have passed over gives its pages back
+ROOMY = 8  # a payload does not take a free block more than this many times too large while it may have a new one
+
+
+@dataclass(slots=True, eq=False)
+class Block:
+    """A range of the memory file that holds one payload at a time."""
+
+    number: int
+    offset: int
+    capacity: int
+    mapping: Mapping
+    generation: int = 0
+    backed: int = 0  # bytes from its beginning that certainly have pages
+    used_at: int = 0
+
+
+class BlockPool:
+    """The writer's blocks in one memory file."""
+
+    def __init__(self, fd: int, begin: int, words: Words, layout: RingLayout, keep: int) -> None:
+        """Blocks behind the first ``begin`` bytes (a multiple of the page size) of the memory file ``fd``."""
+        self._fd = fd
+        self._words = words
+        self._layout = layout
+        self._keep = keep
+        self._blocks: list[Block] = []
+        self._end = begin
+        self._uses = 0
+
+    def take(self, size: int) -> Block:
+        """A free block with ``size`` bytes of memory behind it, in its next generation.
+
+        Raises:
+            OSError: the memory file cannot grow: memory, ``RLIMIT_FSIZE`` or ``RLIMIT_AS``.
+        """
+        block = self._choose(size)
+        if block.backed < size:
+            # Pages are asked for here, where a refusal is an OSError: touching them later would be a SIGBUS.
+            try:
+                os.posix_fallocate(self._fd, block.offset, size)
+            except OSError as error:
+                raise OSError(error.errno, f"{error.strerror}: {size} bytes of shared memory") from None
+            block.backed = size
+        self._uses += 1
+        block.used_at = self._uses
+        block.generation += 1
+        if self._uses % IDLE_USES == 0:
+            self._trim(block)
+        return block
+
+    def untake(self, block: Block) -> None:
+        """Give back a block that no reader was told of."""
+        block.generation -= 1
+
+    def is_free(self, block: Block) -> bool:
+        """Whether every reader has given the block back."""
+        for first in self._layout.returned:
+            if self._words[first + block.number] != block.generation:
+                return False
+        return True
+
+    def backed_bytes(self) -> int:
+        """Bytes that the blocks keep pages for."""
+        return sum(block.backed for block in self._blocks)
+
+    def _choose(self, size: int) -> Block:
+        free = [block for block in self._blocks if self.is_free(block)]
+        fitting = [block for block in free if block.capacity >= size]
+        snug = [block for block in fitting if block.capacity <= max(ROOMY * size, SMALLEST)]
+        if snug:
+            return max(snug, key=_warmth)
+        if len(self._blocks) < self._layout.blocks:
+            block = self._extend(len(self._blocks), size)
+            self._blocks.append(block)
+            return block
+        if fitting:
+            return min(fitting, key=_capacity)
+        return self._grow(max(free, key=_capacity), size)
+
+    def _extend(self, number: int, size: int) -> Block:
+        capacity = max(SMALLEST, 1 << (size - 1).bit_length())
+        offset = self._end
+        try:
+            os.ftruncate(self._fd, offset + capacity)
+        except OSError as error:
+            raise OSError(
+                error.errno, f"{error.strerror}: a memory file of {offset + capacity} bytes (RLIMIT_FSIZE?)"
+            ) from None
+        mapping = Mapping(self._fd, offset, capacity)
+        self._end = offset + capacity
+        return Block(number, offset, capacity, mapping)
+
+    def _grow(self, block: Block, size: int) -> Block:
+        grown = self._extend(block.number, size)
+        self._give_back(block)
+        grown.generation = block.generation
+        self._blocks[block.number] = grown
+        return grown
+
+    def _trim(self, current: Block) -> None:
+        for block in self._blocks:
+            idle = self._uses - block.used_at >= IDLE_USES
+            if idle and block is not current and block.backed > self._keep and self.is_free(block):
+                self._give_back(block)
+
+    def _give_back(self, block: Block) -> None:
+        if block.backed:
+            punch(self._fd, block.offset, block.backed)
+            block.backed = 0
+
+
+def _warmth(block: Block) -> int:
+    return block.used_at
+
+
+def _capacity(block: Block) -> int:
+    return block.capacity

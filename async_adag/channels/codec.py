@@ -1,0 +1,132 @@
+"""The codec: values to frames' bodies and buffers, and back.
+
+None, small integers, floats, bytes and str have a form of their own. Everything else goes through one pickler,
+protocol 5, whose out-of-band buffers (arrays, above all) are copied once, straight into shared memory. What the
+other process could not import, such as the classes and functions of ``__main__``, is sent by value: the pickler
+is Ray's cloudpickle, which also honours the serializers that were registered with Ray.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import struct
+from collections.abc import Callable
+from pickle import PickleBuffer
+from typing import Any
+
+from ray.cloudpickle import CloudPickler
+
+from async_adag.protocol.frame import Kind
+
+_INT = struct.Struct("=q")
+_FLOAT = struct.Struct("=d")
+_INT_LOW, _INT_HIGH = -(1 << 63), 1 << 63
+
+_NONE, _INTEGER, _REAL, _BYTES, _STR, _PICKLE = (
+    int(kind) for kind in (Kind.NONE, Kind.INT, Kind.FLOAT, Kind.BYTES, Kind.STR, Kind.PICKLE)
+)
+
+Encoded = tuple[int, Any, list[memoryview]]
+"""A kind, the body (bytes-like, or the value itself on a hand-over), and the out-of-band buffers."""
+
+_NO_BUFFERS: list[memoryview] = []
+
+
+class Encoder:
+    """Turns values into bodies and buffers. One per writer: it reuses its pickler."""
+
+    __slots__ = ("_buffers", "_busy", "_file", "_pickler")
+
+    def __init__(self) -> None:
+        self._file = io.BytesIO()
+        self._buffers: list[PickleBuffer] = []
+        self._pickler = CloudPickler(self._file, 5, self._buffers.append)
+        self._busy = False
+
+    def encode(self, value: Any) -> Encoded:
+        """The frame of ``value``; its buffers refer to the value's own memory.
+
+        Raises:
+            Exception: whatever pickling raised, most often TypeError or PicklingError.
+        """
+        kind = type(value)
+        if kind is int and _INT_LOW <= value < _INT_HIGH:
+            return _INTEGER, _INT.pack(value), _NO_BUFFERS
+        if value is None:
+            return _NONE, b"", _NO_BUFFERS
+        if kind is bytes:
+            return _BYTES, value, _NO_BUFFERS
+        if kind is str:
+            try:
+                return _STR, value.encode(), _NO_BUFFERS
+            except UnicodeEncodeError:  # a lone surrogate, which pickle carries
+                return self._pickle(value)
+        if kind is float:
+            return _REAL, _FLOAT.pack(value), _NO_BUFFERS
+        return self._pickle(value)
+
+    def _pickle(self, value: Any) -> Encoded:
+        if self._busy:  # a reducer of the user's came back here: the pickler is in the middle of a value
+            return Encoder()._pickle(value)
+        self._busy = True
+        try:
+            self._pickler.dump(value)
+            body = self._file.getvalue()
+            buffers = [_flat(buffer) for buffer in self._buffers] if self._buffers else _NO_BUFFERS
+        finally:
+            self._pickler.clear_memo()
+            self._file.seek(0)
+            self._file.truncate()
+            self._buffers.clear()
+            self._busy = False
+        return _PICKLE, body, buffers
+
+
+def _flat(buffer: PickleBuffer) -> memoryview:
+    return buffer.raw()
+
+
+def _decode_none(body: memoryview, buffers: list[memoryview]) -> None:
+    return None
+
+
+def _decode_int(body: memoryview, buffers: list[memoryview]) -> int:
+    return int(_INT.unpack(body)[0])
+
+
+def _decode_float(body: memoryview, buffers: list[memoryview]) -> float:
+    return float(_FLOAT.unpack(body)[0])
+
+
+def _decode_bytes(body: memoryview, buffers: list[memoryview]) -> bytes:
+    return bytes(body)
+
+
+def _decode_str(body: memoryview, buffers: list[memoryview]) -> str:
+    return str(body, "utf-8")
+
+
+def _decode_pickle(body: memoryview, buffers: list[memoryview]) -> Any:
+    return pickle.loads(body, buffers=buffers)
+
+
+DECODERS: dict[int, Callable[[memoryview, list[memoryview]], Any]] = {
+    _NONE: _decode_none,
+    _INTEGER: _decode_int,
+    _REAL: _decode_float,
+    _BYTES: _decode_bytes,
+    _STR: _decode_str,
+    _PICKLE: _decode_pickle,
+}
+
+
+def dumps(value: Any) -> bytes:
+    """``value`` as one bytes object, by the same pickler.
+
+    Raises:
+        Exception: whatever pickling raised.
+    """
+    file = io.BytesIO()
+    CloudPickler(file, 5).dump(value)
+    return file.getvalue()

@@ -1,0 +1,95 @@
+"""What every channel offers, whatever it moves its frames through.
+
+Waiting is not a channel's business: an endpoint says whether it can go on, and can be *armed*, which promises
+that its process's doorbell rings when that changes. Actors and the driver wait in their own ways.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from async_adag.channels.codec import Encoded
+
+
+class Stop:
+    """What a reader is handed in place of a value when the writer will send nothing more."""
+
+    __slots__ = ()
+
+
+class Failure:
+    """What a reader is handed in place of a value when the node upstream failed: its error, still encoded."""
+
+    __slots__ = ("encoded",)
+
+    def __init__(self, encoded: bytes) -> None:
+        self.encoded = encoded
+
+
+STOP = Stop()
+
+
+class Writer(Protocol):
+    """The writing end of a channel; one process, one thread at a time.
+
+    Attributes:
+        bytes: of payload, written so far.
+    """
+
+    bytes: int
+
+    def encode(self, value: Any) -> Encoded:
+        """Prepare ``value``; may raise whatever pickling raises. Nothing is sent. A `Failure` or `STOP` may be
+        given in place of a value."""
+
+    def may_write(self) -> bool:
+        """Whether `stage` may be called now."""
+
+    def stage(self, encoded: Encoded) -> None:
+        """Put what `encode` prepared where the next frame goes. Nothing is sent yet.
+
+        Raises:
+            OSError: no memory for it; nothing is staged, and the channel goes on.
+        """
+
+    def unstage(self) -> None:
+        """Take back what was staged; harmless when nothing was."""
+
+    def publish(self) -> None:
+        """Send what was staged, as the next execution's frame. Cannot fail."""
+
+    def arm(self) -> bool:
+        """Ask for a ring of this process's doorbell when `may_write` becomes true; True if it already is."""
+
+    def close(self) -> None:
+        """Let go of memory. Frames that were sent can still be read."""
+
+
+class Reader(Protocol):
+    """One reading end of a channel; one process, one thread at a time.
+
+    Attributes:
+        bytes: of payload, read so far.
+    """
+
+    bytes: int
+
+    def may_read(self) -> bool:
+        """Whether `read` may be called now."""
+
+    def read(self) -> Any:
+        """The next execution's value, or a `Failure`, or `STOP`. Its slot is given back before this returns.
+
+        Raises:
+            FrameError: what lies there is no frame; the channel cannot go on.
+            Exception: whatever unpickling the value raised; the frame is consumed and the channel goes on.
+        """
+
+    def discard(self) -> None:
+        """Consume the next frame unread."""
+
+    def arm(self) -> bool:
+        """Ask for a ring of this process's doorbell when `may_read` becomes true; True if it already is."""
+
+    def close(self) -> None:
+        """Let go of memory, but for what values that were read still use."""

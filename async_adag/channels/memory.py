@@ -1,0 +1,102 @@
+"""Memory files: anonymous, sealed against shrinking, mapped piece by piece.
+
+A memory file has no name in any file system, so nothing is left behind however its processes end. It is sparse:
+address space in it costs nothing, pages cost when touched.
+
+The standard `mmap` module keeps a duplicate of the file descriptor for each mapping until Python 3.13, which
+would cost a descriptor per block; so pieces are mapped through the C library here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import mmap
+import os
+import weakref
+from typing import Any
+
+PAGE = mmap.PAGESIZE
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int64,
+]
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+_MAP_FAILED = ctypes.c_void_p(-1).value
+_FALLOC_FL_KEEP_SIZE = 1
+_FALLOC_FL_PUNCH_HOLE = 2
+
+
+def create_file(name: str, size: int) -> int:
+    """A new memory file of ``size`` bytes that can grow and never shrink; returns its descriptor.
+
+    Raises:
+        OSError: no descriptor is left, or ``size`` is over the file-size limit (``RLIMIT_FSIZE``).
+    """
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(fd, size)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def is_sealed(fd: int) -> bool:
+    """Whether ``fd`` is a memory file that cannot shrink, so that touching what is mapped cannot fault."""
+    try:
+        return bool(fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK)
+    except OSError:
+        return False
+
+
+def punch(fd: int, offset: int, length: int) -> None:
+    """Give the pages of a range back to the system; it reads as zeros from now on."""
+    # A failure only means that the memory stays: the range is free and will be overwritten.
+    _libc.fallocate(fd, _FALLOC_FL_KEEP_SIZE | _FALLOC_FL_PUNCH_HOLE, offset, length)
+
+
+class Mapping:
+    """A mapped piece of a memory file, unmapped when the last view into it is gone.
+
+    Attributes:
+        view: the bytes, writable.
+        length: how many.
+    """
+
+    __slots__ = ("_address", "length", "view")
+
+    def __init__(self, fd: int, offset: int, length: int) -> None:
+        """Map ``length`` bytes at ``offset`` (a multiple of the page size).
+
+        Raises:
+            OSError: the address space is exhausted or limited (``RLIMIT_AS``), or too many mappings exist.
+        """
+        address = _libc.mmap(None, length, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, fd, offset)
+        if address == _MAP_FAILED:
+            error = ctypes.get_errno()
+            raise OSError(error, f"{os.strerror(error)}: cannot map {length} bytes of shared memory")
+        array: Any = (ctypes.c_char * length).from_address(address)
+        # The view keeps the array alive, and so the mapping: nobody can be left with a dangling address.
+        weakref.finalize(array, _libc.munmap, address, length).atexit = False
+        self._address = address
+        self.length = length
+        self.view = memoryview(array).cast("B")
+
+    def words(self, count: int) -> memoryview:
+        """The first ``count`` 64-bit words; storing or loading one is a single aligned access."""
+        return self.view[: count * 8].cast("Q")
+
+    def lease(self, start: int, length: int) -> tuple[memoryview, Any]:
+        """A read-only view of a part, and the object that dies with the last view made from it."""
+        array: Any = (ctypes.c_char * length).from_buffer(self.view, start)
+        return memoryview(array).cast("B").toreadonly(), array

@@ -1,0 +1,79 @@
+"""Parking: how a thread waits for its channels.
+
+One descriptor, the doorbell, stands for all of them; sentinels (a pidfd, a connection) end the wait when the
+other side is gone. The doorbell is watched edge-triggered, so that a wake-up is one system call: its counter is
+never read.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from collections.abc import Callable
+
+from async_adag.channels.doorbell import Doorbell
+
+
+class SentinelFired(Exception):
+    """A sentinel became readable while waiting."""
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(fd)
+        self.fd = fd
+
+
+class Parking:
+    """Where one thread parks. Spins for ``spin_ns`` first, when that is not 0."""
+
+    def __init__(self, doorbell: Doorbell, sentinels: list[int], spin_ns: int) -> None:
+        self._doorbell = doorbell.fd
+        self._epoll = select.epoll()
+        try:
+            self._epoll.register(doorbell.fd, select.EPOLLIN | select.EPOLLET)
+            for fd in sentinels:
+                self._epoll.register(fd, select.EPOLLIN)
+        except BaseException:
+            self._epoll.close()
+            raise
+        self._spin_ns = spin_ns
+        self.parked = 0
+        self.spun = 0
+
+    def wait(self, ready: Callable[[], bool], arm: Callable[[], bool], deadline: float | None = None) -> bool:
+        """Wait until ``ready`` or the doorbell rings; False when the deadline (`time.monotonic`) has passed.
+
+        A ring may be for something else: the caller looks, and waits again.
+
+        Raises:
+            SentinelFired: the other side is gone.
+        """
+        if self._spin_ns and self._spin(ready):
+            self.spun += 1
+            return True
+        if arm():
+            return True
+        self.parked += 1
+        timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
+        events = self._epoll.poll(timeout)
+        for fd, _ in events:
+            if fd != self._doorbell:
+                raise SentinelFired(fd)
+        return bool(events)
+
+    def _spin(self, ready: Callable[[], bool]) -> bool:
+        until = time.monotonic_ns() + self._spin_ns
+        while not ready():
+            if time.monotonic_ns() > until:
+                return False
+        return True
+
+    def forget(self, fd: int) -> None:
+        """Stop watching a sentinel; harmless when it is not watched."""
+        try:
+            self._epoll.unregister(fd)
+        except OSError:
+            pass
+
+    def close(self) -> None:
+        """Let go of the descriptor."""
+        self._epoll.close()

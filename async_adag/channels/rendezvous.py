@@ -1,0 +1,185 @@
+"""The rendezvous: how file descriptors get from the driver to the actors.
+
+The driver listens on a Unix socket in the abstract namespace, which leaves nothing in a file system. An actor
+connects and shows the graph's token, which it was given through Ray; both ends check that the other runs as the
+same user. Then the descriptors travel (``SCM_RIGHTS``), and the connection stays: the actor says goodbye on it.
+"""
+
+from __future__ import annotations
+
+import array
+import hmac
+import logging
+import os
+import secrets
+import socket
+import struct
+from dataclasses import dataclass
+
+from async_adag.channels.processes import peer_credentials
+
+logger = logging.getLogger("async_adag")
+
+TOKEN_BYTES = 32
+FDS_PER_MESSAGE = 200  # the kernel takes 253
+_HELLO = struct.Struct(f"={TOKEN_BYTES}sI")
+_CHUNK = struct.Struct("=II")  # descriptors in this message, and still to come after it
+_MESSAGE_LIMIT = 64 * 1024
+
+
+class RendezvousError(Exception):
+    """The other side is not who it should be, or did not keep to the protocol."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to meet, and the token to show there. Secret: it travels through Ray's own calls only."""
+
+    name: str
+    token: bytes
+
+
+class Listener:
+    """The driver's side."""
+
+    def __init__(self) -> None:
+        self.address = Address(f"\0async-adag-{secrets.token_hex(16)}", secrets.token_bytes(TOKEN_BYTES))
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            self.socket.bind(self.address.name)
+            self.socket.listen(512)
+            self.socket.setblocking(False)
+        except BaseException:
+            self.socket.close()
+            raise
+
+    def accept(self) -> socket.socket | None:
+        """A new connection of this user's, or None. Whoever connects still has to be `identify`-ed."""
+        try:
+            connection, _ = self.socket.accept()
+        except (BlockingIOError, ConnectionError):
+            return None
+        connection.setblocking(False)
+        _, uid = peer_credentials(connection)
+        if uid != os.geteuid():
+            logger.warning("refused a connection of user %d to a graph of user %d", uid, os.geteuid())
+            connection.close()
+            return None
+        return connection
+
+    def identify(self, connection: socket.socket) -> int | None:
+        """The number of the actor that has connected, once its hello is there; None for a stranger."""
+        try:
+            hello = connection.recv(_HELLO.size + 1)
+        except OSError:
+            hello = b""
+        if len(hello) == _HELLO.size:
+            token, number = _HELLO.unpack(hello)
+            if hmac.compare_digest(token, self.address.token):
+                return int(number)
+        logger.warning("refused a connection to a graph: it did not show the graph's token")
+        return None
+
+    def close(self) -> None:
+        """Take no more connections."""
+        self.socket.close()
+
+
+def connect(address: Address, number: int, timeout: float) -> socket.socket:
+    """The actor's side: connect and say hello as actor ``number``.
+
+    Raises:
+        RendezvousError: nobody listens there any more, or somebody else does.
+    """
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        connection.settimeout(timeout)
+        connection.connect(address.name)
+        _, uid = peer_credentials(connection)
+        if uid != os.geteuid():
+            raise RendezvousError(f"the graph's socket belongs to user {uid}")
+        connection.send(_HELLO.pack(address.token, number))
+        return connection
+    except OSError as error:
+        connection.close()
+        raise RendezvousError(f"the graph's driver cannot be reached: {error}") from error
+    except BaseException:
+        connection.close()
+        raise
+
+
+def send_fds(connection: socket.socket, fds: list[int]) -> None:
+    """Send descriptors, in order, in as many messages as it takes.
+
+    Raises:
+        OSError: the other side is gone.
+    """
+    chunks = [fds[i : i + FDS_PER_MESSAGE] for i in range(0, len(fds), FDS_PER_MESSAGE)] or [[]]
+    left = len(fds)
+    connection.setblocking(True)
+    for chunk in chunks:
+        left -= len(chunk)
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", chunk))] if chunk else []
+        connection.sendmsg([_CHUNK.pack(len(chunk), left)], rights)
+    connection.setblocking(False)
+
+
+def receive_fds(connection: socket.socket, expected: int) -> list[int]:
+    """Receive ``expected`` descriptors; they are closed on exec.
+
+    Raises:
+        RendezvousError: the message was no message of ours, or descriptors were lost.
+    """
+    received: list[int] = []
+    try:
+        while True:
+            fds, left = _receive_chunk(connection, received)
+            if left == 0:
+                break
+            if fds == 0:
+                raise RendezvousError("descriptors announced did not come")
+        if len(received) != expected:
+            raise RendezvousError(f"{len(received)} descriptors came where {expected} were expected")
+    except BaseException:
+        for fd in received:
+            os.close(fd)
+        raise
+    return received
+
+
+def _receive_chunk(connection: socket.socket, received: list[int]) -> tuple[int, int]:
+    room = socket.CMSG_SPACE(FDS_PER_MESSAGE * 4)
+    try:
+        data, ancillary, flags, _ = connection.recvmsg(_CHUNK.size + 1, room, socket.MSG_CMSG_CLOEXEC)
+    except OSError as error:
+        raise RendezvousError(f"the graph's driver sent nothing: {error}") from error
+    before = len(received)
+    for level, kind, payload in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds = array.array("i")
+            fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
+            received.extend(fds)
+    if flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC) or len(data) != _CHUNK.size:
+        raise RendezvousError("descriptors were lost on the way (too many open files?)")
+    count, left = _CHUNK.unpack(data)
+    if count != len(received) - before:
+        raise RendezvousError(f"{len(received) - before} descriptors came where {count} were announced")
+    return count, left
+
+
+def send_text(connection: socket.socket, text: str) -> None:
+    """Say something to the other side; harmless when it is gone."""
+    try:
+        connection.send(text.encode()[: _MESSAGE_LIMIT // 2])
+    except OSError:
+        pass
+
+
+def receive_text(connection: socket.socket) -> str | None:
+    """What the other side said; "" when it hung up, None when nothing is there."""
+    try:
+        return connection.recv(_MESSAGE_LIMIT).decode()
+    except BlockingIOError:
+        return None
+    except OSError:
+        return ""

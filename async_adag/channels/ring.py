@@ -1,0 +1,318 @@
+"""The ring in a memory file: the channel between processes of one host.
+
+One memory file per channel holds the shared words, the slots, and behind them the blocks of larger payloads. A
+slot is a header and room for a small payload; a fan-out of N readers writes each payload once.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+from async_adag.channels.blocks import SMALLEST, Block, BlockPool
+from async_adag.channels.codec import DECODERS, Encoded, Encoder
+from async_adag.channels.doorbell import Doorbell, make_fence
+from async_adag.channels.interface import STOP, Failure
+from async_adag.channels.memory import PAGE, Mapping, create_file
+from async_adag.protocol.frame import (
+    BLOCK,
+    HEADER_SIZE,
+    INLINE,
+    FrameError,
+    Header,
+    Kind,
+    layout,
+    pack_header,
+    split,
+    unpack_header,
+)
+from async_adag.protocol.ring import ReaderCursor, RingLayout, WriterCursor
+
+SLOT = 1024
+INLINE_CAPACITY = SLOT - HEADER_SIZE
+LEASES = 64  # blocks that one reader may hold through its values; beyond them it copies
+_LEASES_SLACK = 8  # a lease is uncounted an instant before its block is free
+LEASE_FROM = 32 * 1024  # bytes; copying less is cheaper than a lease
+
+_STOP_KIND, _ERROR_KIND = int(Kind.STOP), int(Kind.ERROR)
+
+
+@dataclass(frozen=True, slots=True)
+class RingSpec:
+    """What all ends of a ring agree on.
+
+    Attributes:
+        slots: frames that may lie in the ring at once.
+        readers: how many reading ends there are.
+        keep: bytes that an idle block keeps warm.
+    """
+
+    slots: int
+    readers: int
+    keep: int
+
+    def layout(self) -> RingLayout:
+        """Where the shared words lie."""
+        return RingLayout(self.slots, self.readers, self.slots + (LEASES + _LEASES_SLACK) * self.readers)
+
+    def slots_begin(self) -> int:
+        """Where the slots begin, in bytes."""
+        return -(-self.layout().words * 8 // PAGE) * PAGE
+
+    def size(self) -> int:
+        """Bytes of words and slots, in whole pages; blocks lie behind them."""
+        return self.slots_begin() + -(-self.slots * SLOT // PAGE) * PAGE
+
+
+def create_ring(spec: RingSpec) -> int:
+    """A new memory file for a ring; returns its descriptor.
+
+    Raises:
+        OSError: as `create_file`.
+    """
+    return create_file("async-adag", spec.size())
+
+
+class RingWriter:
+    """The writing end. ``doorbells`` are the readers', in their order. Owns ``fd``."""
+
+    def __init__(self, spec: RingSpec, fd: int, doorbells: list[Doorbell]) -> None:
+        self._fd = fd
+        layout = spec.layout()
+        mapping = Mapping(fd, 0, spec.size())
+        words = mapping.words(layout.words)
+        self._memory = mapping.view
+        self._words = words
+        self._cursor = WriterCursor(words, layout)
+        self._pool = BlockPool(fd, spec.size(), words, layout, spec.keep)
+        self._slots = spec.slots
+        self._slots_begin = spec.slots_begin()
+        self._readers = list(zip(layout.parked, doorbells, strict=True))
+        self._encoder = Encoder()
+        self._fence = make_fence()
+        self._staged: Block | None = None
+        self.bytes = 0
+
+    def encode(self, value: Any) -> Encoded:
+        """See `interface.Writer`."""
+        if type(value) is Failure:
+            return _ERROR_KIND, value.encoded, []
+        if value is STOP:
+            return _STOP_KIND, b"", []
+        return self._encoder.encode(value)
+
+    def may_write(self) -> bool:
+        """See `interface.Writer`."""
+        return self._cursor.may_write()
+
+    def stage(self, encoded: Encoded) -> None:
+        """See `interface.Writer`."""
+        kind, body, buffers = encoded
+        seq = self._cursor.head
+        at = self._slots_begin + seq % self._slots * SLOT
+        size = len(body)
+        if not buffers and size <= INLINE_CAPACITY:
+            begin = at + HEADER_SIZE
+            self._memory[begin : begin + size] = body
+            pack_header(self._memory, at, Header(kind, INLINE, 0, seq, size, size, 0, 0, 0))
+            self.bytes += size
+            return
+        sizes = [buffer.nbytes for buffer in buffers]
+        starts, length = layout(size, sizes)
+        block = self._pool.take(length) if length > INLINE_CAPACITY else None
+        if block is None:
+            memory, base, where = self._memory, at + HEADER_SIZE, (INLINE, 0, 0, 0)
+        else:
+            memory, base = block.mapping.view, 0
+            where = (BLOCK, block.number, block.offset, block.generation)
+        struct.pack_into(f"={len(sizes)}Q", memory, base, *sizes)
+        body_at = base + 8 * len(sizes)
+        memory[body_at : body_at + size] = body
+        for start, buffer in zip(starts, buffers, strict=True):
+            memory[base + start : base + start + buffer.nbytes] = buffer
+        place, number, offset, generation = where
+        header = Header(kind, place, len(sizes), seq, size, length, number, offset, generation)
+        pack_header(self._memory, at, header)
+        self._staged = block
+        self.bytes += length
+
+    def unstage(self) -> None:
+        """See `interface.Writer`."""
+        block, self._staged = self._staged, None
+        if block is not None:
+            self._pool.untake(block)
+
+    def publish(self) -> None:
+        """See `interface.Writer`."""
+        self._staged = None
+        self._cursor.publish()
+        self._fence()  # pairs with the fence in RingReader.arm: parking, step (2) of protocol/ring.py
+        words = self._words
+        for parked, doorbell in self._readers:
+            if words[parked]:
+                words[parked] = 0
+                doorbell.ring()
+
+    def arm(self) -> bool:
+        """See `interface.Writer`."""
+        self._cursor.set_parked(1)
+        self._fence()  # pairs with the fence in RingReader._give_slot_back
+        if self._cursor.may_write():
+            self._cursor.set_parked(0)
+            return True
+        return False
+
+    def backed_bytes(self) -> int:
+        """Bytes of payload memory that this channel keeps."""
+        return self._pool.backed_bytes()
+
+    def close(self) -> None:
+        """See `interface.Writer`."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+        for name in ("_memory", "_words", "_cursor", "_pool", "_staged"):
+            self.__dict__.pop(name, None)
+
+
+class RingReader:
+    """Reading end number ``reader``. ``doorbell`` is the writer's. Owns ``fd``."""
+
+    def __init__(self, spec: RingSpec, fd: int, reader: int, doorbell: Doorbell) -> None:
+        self._fd = fd
+        layout = spec.layout()
+        mapping = Mapping(fd, 0, spec.size())
+        self._mapping = mapping
+        self._memory = mapping.view
+        self._words = mapping.words(layout.words)
+        self._cursor = ReaderCursor(self._words, layout, reader)
+        self._slots = spec.slots
+        self._slots_begin = spec.slots_begin()
+        self._blocks = layout.blocks
+        self._returned = layout.returned[reader]
+        self._mapped: dict[int, tuple[int, Mapping]] = {}  # block: (offset, mapping)
+        self._leases = _Leases(self._words)
+        self._doorbell = doorbell
+        self._fence = make_fence()
+        self.bytes = 0
+
+    def may_read(self) -> bool:
+        """See `interface.Reader`."""
+        return self._cursor.may_read()
+
+    def read(self) -> Any:
+        """See `interface.Reader`."""
+        header = self._header()
+        try:
+            if header.place == INLINE:
+                begin = self._slot() + HEADER_SIZE
+                return self._decode(header, self._memory[begin : begin + header.length], copied=False)
+            return self._read_block(header)
+        finally:
+            self._give_slot_back()
+
+    def discard(self) -> None:
+        """See `interface.Reader`."""
+        header = self._header()
+        if header.place == BLOCK:
+            self._words[self._returned + header.block] = header.generation
+        self._give_slot_back()
+
+    def arm(self) -> bool:
+        """See `interface.Reader`."""
+        self._cursor.set_parked(1)
+        self._fence()  # pairs with the fence in RingWriter.publish
+        if self._cursor.may_read():
+            self._cursor.set_parked(0)
+            return True
+        return False
+
+    def leased(self) -> int:
+        """How many blocks are held by values that were read here."""
+        return len(self._leases)
+
+    def close(self) -> None:
+        """See `interface.Reader`."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+        for name in ("_memory", "_words", "_cursor", "_mapping", "_mapped", "_leases"):
+            self.__dict__.pop(name, None)
+
+    def _slot(self) -> int:
+        return self._slots_begin + self._cursor.tail % self._slots * SLOT
+
+    def _header(self) -> Header:
+        return unpack_header(self._memory, self._slot(), self._cursor.tail, INLINE_CAPACITY, self._blocks)
+
+    def _give_slot_back(self) -> None:
+        self._cursor.take()
+        self._fence()  # pairs with the fence in RingWriter.arm
+        if self._cursor.must_wake_writer():
+            self._doorbell.ring()
+
+    def _read_block(self, header: Header) -> Any:
+        mapping = self._map(header)
+        word = self._returned + header.block
+        if header.buffers and header.length >= LEASE_FROM and len(self._leases) < LEASES:
+            payload, owner = mapping.lease(0, header.length)
+            self._leases.hold(word)
+            # The writer gets the block back when the last array made from it is gone.
+            weakref.finalize(
+                owner, self._leases.give_back, word, header.generation, mapping
+            ).atexit = False
+            del owner
+            return self._decode(header, payload, copied=True)
+        try:
+            return self._decode(header, mapping.view[: header.length], copied=False)
+        finally:
+            self._words[word] = header.generation
+
+    def _map(self, header: Header) -> Mapping:
+        known = self._mapped.get(header.block)
+        if known is not None and known[0] == header.offset and known[1].length >= header.length:
+            return known[1]
+        length = max(SMALLEST, 1 << (header.length - 1).bit_length())  # never more than the block's capacity
+        if header.offset % PAGE or header.offset + length > os.fstat(self._fd).st_size:
+            raise FrameError(f"block {header.block} at {header.offset} lies outside the memory file")
+        mapping = Mapping(self._fd, header.offset, length)
+        self._mapped[header.block] = header.offset, mapping
+        return mapping
+
+    def _decode(self, header: Header, payload: memoryview, *, copied: bool) -> Any:
+        self.bytes += header.length
+        body, buffers = split(payload, header.body, header.buffers)
+        if header.kind == _ERROR_KIND:
+            return Failure(bytes(body))
+        if header.kind == _STOP_KIND:
+            return STOP
+        if buffers and not copied:
+            # The slot or block is given back on return: values must not point into it.
+            buffers = [memoryview(bytes(buffer)) for buffer in buffers]
+        return DECODERS[header.kind](body, buffers)
+
+
+class _Leases:
+    """A reader's leases: counts them, and ends them. Outlives the reader, as values do."""
+
+    __slots__ = ("_held", "_words")
+
+    def __init__(self, words: memoryview) -> None:
+        self._words = words
+        self._held: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def hold(self, word: int) -> None:
+        self._held.add(word)
+
+    def give_back(self, word: int, generation: int, mapping: Mapping) -> None:
+        # Runs wherever the collector runs, on any thread and under any lock: two atomic steps, the block last,
+        # since it may be leased again at once. ``mapping`` is held by the finalizer until here, so that the
+        # block stays mapped for as long as a value points into it.
+        self._held.discard(word)
+        self._words[word] = generation

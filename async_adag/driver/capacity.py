@@ -1,0 +1,81 @@
+"""Waiting for a place: first come, first served, for tasks and threads alike.
+
+A place is granted, not taken: whoever frees it reserves it for the first in line, so that nobody who comes later
+can slip in between the grant and the moment when the waiter runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Any
+
+from async_adag.protocol.ledger import Ledger
+
+
+class Waiter:
+    """Somebody in line. Of a task, ``future`` wakes it; of a thread, None: it looks when it is woken."""
+
+    __slots__ = ("error", "future", "granted")
+
+    def __init__(self, future: asyncio.Future[None] | None = None) -> None:
+        self.future = future
+        self.granted = False
+        self.error: BaseException | None = None
+
+    def wake(self) -> None:
+        """Wake the task, from whichever thread."""
+        future = self.future
+        if future is None or future.done():
+            return
+        loop = future.get_loop()
+        try:
+            loop.call_soon_threadsafe(_resolve, future)
+        except RuntimeError:
+            pass  # its loop is closed: nobody waits any more
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+class Line:
+    """Those who wait for a place, in order. Called under the graph's lock."""
+
+    __slots__ = ("_ledger", "_waiting", "waited")
+
+    def __init__(self, ledger: Ledger[Any]) -> None:
+        self._ledger = ledger
+        self._waiting: deque[Waiter] = deque()
+        self.waited = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def join(self, waiter: Waiter) -> None:
+        """Stand at the end."""
+        self._waiting.append(waiter)
+        self.waited += 1
+
+    def grant_next(self) -> None:
+        """Reserve a place for the first in line."""
+        waiter = self._waiting.popleft()
+        waiter.granted = True
+        self._ledger.reserve()
+        waiter.wake()
+
+    def leave(self, waiter: Waiter) -> None:
+        """Give up: leave the line, or give the granted place back."""
+        if waiter.granted:
+            self._ledger.release()
+            waiter.granted = False
+        elif waiter in self._waiting:
+            self._waiting.remove(waiter)
+
+    def dismiss(self, error: BaseException) -> None:
+        """There will be no more places: everybody in line gets ``error``."""
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            waiter.error = error
+            waiter.wake()

@@ -1,0 +1,114 @@
+"""`compile` and `compile_async`: from a Ray DAG to a graph at work."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from typing import Literal, TypedDict, Unpack
+
+import anyio
+import ray
+from ray.dag import DAGNode
+
+from async_adag.driver.deploy import deploy
+from async_adag.driver.engine import Engine
+from async_adag.driver.graph import CompiledGraph
+from async_adag.errors import GpuUnavailable, GraphError
+from async_adag.graph.model import Graph
+from async_adag.graph.plan import plan_graph
+from async_adag.graph.ray_dag import read_dag
+from async_adag.options import Options, options_from
+
+OLDEST_RAY, NEWEST_RAY = (2, 50), (2, 60)
+
+
+class CompileOptions(TypedDict, total=False):
+    """The keyword arguments of `compile`; `Options` says what each means."""
+
+    max_inflight: int
+    buffer_size: int
+    submit_timeout: float | None
+    get_timeout: float | None
+    compile_timeout: float
+    busy_poll: float | Literal["auto"]
+    device: Literal["auto", "cpu"]
+    overlap: bool
+
+
+def compile(dag: DAGNode, /, **options: Unpack[CompileOptions]) -> CompiledGraph:
+    """Compile a Ray DAG of actor methods; blocks until every actor is ready.
+
+    Args:
+        dag: the node that ends the DAG, built with Ray's own ``InputNode``, ``actor.method.bind`` and
+            ``MultiOutputNode``.
+        options: see `Options`: ``max_inflight``, ``buffer_size`` (bytes), ``submit_timeout``, ``get_timeout``,
+            ``compile_timeout`` (seconds), ``busy_poll``, ``device``, ``overlap``.
+
+    Raises:
+        TypeError: an option that does not exist.
+        ValueError: an option out of range.
+        GraphError: the DAG cannot be compiled, or an actor is dead or did not answer; names the node.
+        GpuUnavailable: a node asks for GPU transport, and there is none here.
+    """
+    return _compile(dag, options_from(dict(options)), threading.Event())
+
+
+async def compile_async(dag: DAGNode, /, **options: Unpack[CompileOptions]) -> CompiledGraph:
+    """As `compile`, without blocking the event loop meanwhile. Cancelling it leaves nothing behind."""
+    checked = options_from(dict(options))
+    given_up = threading.Event()
+    done: list[CompiledGraph] = []
+
+    def work() -> None:
+        graph = _compile(dag, checked, given_up)
+        done.append(graph)
+        if given_up.is_set():
+            graph.teardown()
+
+    try:
+        await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
+    except asyncio.CancelledError:
+        given_up.set()
+        if done:
+            done[0].teardown()
+        raise
+    return done[0]
+
+
+def _compile(dag: DAGNode, options: Options, given_up: threading.Event) -> CompiledGraph:
+    _check_platform()
+    read = read_dag(dag)
+    _check_transports(read.graph, options)
+    plan = plan_graph(read.graph)
+    deployment = deploy(plan, read.handles, options, given_up.is_set)
+    return CompiledGraph(Engine(plan, deployment, options))
+
+
+def _check_platform() -> None:
+    if sys.platform != "linux":
+        raise GraphError(f"async_adag compiles graphs on Linux only (eventfd, memfd); this is {sys.platform}")
+    version = tuple(int(part) for part in ray.__version__.split(".")[:2])
+    if not OLDEST_RAY <= version <= NEWEST_RAY:
+        raise GraphError(
+            f"async_adag works with Ray {OLDEST_RAY[0]}.{OLDEST_RAY[1]} to {NEWEST_RAY[0]}.{NEWEST_RAY[1]}; this "
+            f"is Ray {ray.__version__}: install a release in that range"
+        )
+    if ray.util.client.ray.is_connected():
+        raise GraphError(
+            "this process is a Ray Client driver (ray://), which shares no memory with the actors: run the driver "
+            "inside the cluster, as a job or in an actor"
+        )
+    if not ray.is_initialized():
+        raise GraphError("Ray is not running in this process: call ray.init() first")
+
+
+def _check_transports(graph: Graph, options: Options) -> None:
+    for node in graph.nodes:
+        if node.transport == "accelerator" and options.device != "cpu":
+            raise GpuUnavailable(
+                f"the edge out of {graph.label(node.number)} asks for accelerator transport, which needs the GPU "
+                "stack: install async-adag[gpu] on a machine with a GPU, or compile with device='cpu'"
+            )
+
+

@@ -1,0 +1,330 @@
+"""Deploys a plan: makes the channels, meets every actor, hands out the descriptors, waits until all are ready.
+
+Everything is made by the driver: memory files, doorbells, control pages. Each actor is handed what it needs at
+the rendezvous, and the driver then closes what is not its own, so that actors need not find one another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayTaskError
+
+from async_adag._version import __version__
+from async_adag.actor.control import Control, LoopState, control_size
+from async_adag.actor.install import READY, Share, install
+from async_adag.actor.wiring import Endpoints, Wiring, connect_ends, ring_spec, wire
+from async_adag.channels.codec import dumps
+from async_adag.channels.doorbell import Doorbell
+from async_adag.channels.memory import create_file
+from async_adag.channels.processes import peer_pidfd
+from async_adag.channels.rendezvous import Listener, receive_text, send_fds
+from async_adag.channels.ring import RingSpec, create_ring
+from async_adag.driver.supervision import Supervision
+from async_adag.errors import CompileActorDied, GraphError
+from async_adag.graph.plan import DRIVER, Plan
+from async_adag.options import Options
+
+
+@dataclass(slots=True)
+class Deployment:
+    """A graph at work, as the driver holds it. Owns all of it.
+
+    Attributes:
+        ends: the driver's channel ends.
+        controls: the actors' control pages, by actor.
+        bells: every actor's doorbell, by actor.
+        supervision: watches the actors.
+        specs: the rings, by channel.
+    """
+
+    ends: Endpoints
+    controls: list[Control]
+    bells: list[Doorbell]
+    supervision: Supervision
+    specs: dict[int, RingSpec]
+
+    def transports(self) -> dict[int, str]:
+        """What moves each channel's frames, in words."""
+        return {number: f"shared memory, {spec.slots} slots" for number, spec in self.specs.items()}
+
+    def end_loops(self) -> None:
+        """Ask every loop to end after its present method."""
+        for control, bell in zip(self.controls, self.bells, strict=True):
+            if bell.fd >= 0:
+                control.end()
+                bell.ring()
+
+    def computing(self) -> list[str]:
+        """What is computing now, in words."""
+        snapshots = [control.snapshot() for control in self.controls]
+        return [str(snapshot) for snapshot in snapshots if snapshot.state is LoopState.COMPUTING]
+
+    def close(self) -> None:
+        """Let go of everything; the loops have ended or were asked to."""
+        self.ends.close()
+        for bell in self.bells:
+            bell.close()
+        self.supervision.close()
+
+
+LOOK_AGAIN = 0.05  # seconds between looks at what Ray knows
+
+
+class Cancelled(Exception):
+    """The deployment was given up by whoever asked for it."""
+
+
+def deploy(
+    plan: Plan, handles: tuple[Any, ...], options: Options, cancelled: Callable[[], bool] = lambda: False
+) -> Deployment:
+    """Deploy ``plan`` on the actors behind ``handles``.
+
+    Raises:
+        GraphError: an actor is dead, did not answer in time, or cannot run its share; names it.
+        OSError: this process has no descriptors or memory left for the channels.
+        Cancelled: ``cancelled`` said so.
+    """
+    with contextlib.ExitStack() as undo:
+        meeting = _Meeting(plan, handles, options, undo)
+        meeting.invite()
+        meeting.wait(cancelled)
+        deployment = meeting.conclude()
+        undo.pop_all()
+        return deployment
+
+
+@dataclass(slots=True)
+class _Guest:
+    """An actor that has been invited."""
+
+    number: int
+    ref: Any
+    connection: socket.socket | None = None
+    pidfd: int = -1
+    ready: bool = False
+
+
+@dataclass(slots=True)
+class _Made:
+    """The descriptors of a graph, as the driver made them."""
+
+    bells: dict[int, int] = field(default_factory=dict)  # by process
+    rings: dict[int, int] = field(default_factory=dict)  # by channel
+    controls: list[int] = field(default_factory=list)  # by actor
+
+    def for_actor(self, wiring: Wiring) -> list[int]:
+        return [
+            self.controls[wiring.process],
+            *(self.bells[process] for process in wiring.doorbells),
+            *(self.rings[channel] for channel in wiring.channels),
+        ]
+
+    def close(self) -> None:
+        for fd in (*self.bells.values(), *self.rings.values(), *self.controls):
+            os.close(fd)
+
+
+class _Meeting:
+    """One deployment, while it is being made."""
+
+    def __init__(
+        self, plan: Plan, handles: tuple[Any, ...], options: Options, undo: contextlib.ExitStack
+    ) -> None:
+        self._plan = plan
+        self._handles = handles
+        self._options = options
+        self._deadline = time.monotonic() + options.compile_timeout
+        self._specs = _specs(plan, options)
+        self._made = _Made()
+        undo.callback(self._made.close)
+        _make(self._made, plan, self._specs)
+        self._controls = [Control(fd, actor) for fd, actor in zip(self._made.controls, plan.actors, strict=True)]
+        undo.callback(self._end_all)
+        self._listener = Listener()
+        undo.callback(self._listener.close)
+        self._epoll = select.epoll()
+        undo.callback(self._epoll.close)
+        self._epoll.register(self._listener.socket.fileno(), select.EPOLLIN)
+        self._guests: dict[int, _Guest] = {}
+        self._unknown: dict[int, socket.socket] = {}
+        self._known: dict[int, _Guest] = {}
+        undo.callback(self._hang_up)
+
+    def invite(self) -> None:
+        """Call `install` on every actor, all at once."""
+        for actor, handle in zip(self._plan.actors, self._handles, strict=True):
+            share = Share(
+                actor,
+                wire(self._plan.channels, actor.actor),
+                self._plan.channels,
+                self._specs,
+                self._options.max_inflight,
+                self._options.spin_ns,
+            )
+            ref = handle.__ray_call__.remote(
+                install,
+                __version__,
+                self._listener.address,
+                actor.actor,
+                dumps(share),
+                self._options.compile_timeout,
+            )
+            self._guests[actor.actor] = _Guest(actor.actor, ref)
+
+    def wait(self, cancelled: Callable[[], bool]) -> None:
+        """Wait until every actor is ready."""
+        while not all(guest.ready for guest in self._guests.values()):
+            if cancelled():
+                raise Cancelled
+            left = self._deadline - time.monotonic()
+            if left <= 0:
+                raise self._too_late()
+            events = self._epoll.poll(min(left, LOOK_AGAIN))
+            if not events:
+                # A loop that is ready says so on its connection; only failures are learned from Ray.
+                self._check_failures()
+            for fd, _ in events:
+                if fd == self._listener.socket.fileno():
+                    self._greet()
+                elif fd in self._unknown:
+                    self._admit(fd)
+                elif fd in self._known:
+                    self._hear(self._known[fd])
+
+    def conclude(self) -> Deployment:
+        """Take what is the driver's; what was made for the actors alone is closed."""
+        made = self._made
+        wiring = wire(self._plan.channels, DRIVER)
+        with contextlib.ExitStack() as undo:
+            bells = []
+            for actor in self._plan.actors:
+                bells.append(Doorbell(os.dup(made.bells[actor.actor])))
+                undo.callback(bells[-1].close)
+            supervision = Supervision()
+            undo.callback(supervision.close)
+            for guest in self._guests.values():
+                assert guest.connection is not None
+                self._epoll.unregister(guest.connection.fileno())
+                supervision.watch(guest.number, guest.pidfd, guest.connection)
+                guest.connection, guest.pidfd = None, -1
+            fds = [made.bells.pop(process) for process in wiring.doorbells]
+            fds += [made.rings.pop(channel) for channel in wiring.channels]
+            ends = connect_ends(wiring, fds, self._plan.channels, self._specs, {})
+            undo.pop_all()
+        made.close()
+        self._listener.close()
+        self._epoll.close()
+        return Deployment(ends, self._controls, bells, supervision, self._specs)
+
+    def _greet(self) -> None:
+        connection = self._listener.accept()
+        if connection is not None:
+            self._unknown[connection.fileno()] = connection
+            self._epoll.register(connection.fileno(), select.EPOLLIN)
+
+    def _admit(self, fd: int) -> None:
+        connection = self._unknown.pop(fd)
+        number = self._listener.identify(connection)
+        guest = self._guests.get(number) if number is not None else None
+        if guest is None or guest.connection is not None:
+            self._epoll.unregister(fd)
+            connection.close()
+            return
+        guest.connection = connection
+        self._known[fd] = guest
+        wiring = wire(self._plan.channels, guest.number)
+        try:
+            guest.pidfd = peer_pidfd(connection)
+            send_fds(connection, self._made.for_actor(wiring))
+        except OSError:
+            self._check_failures()
+
+    def _hear(self, guest: _Guest) -> None:
+        assert guest.connection is not None
+        text = receive_text(guest.connection)
+        if text == READY:
+            guest.ready = True
+        elif text is not None:
+            # It hung up, or its loop broke at once; Ray has the reason, or will in a moment.
+            self._epoll.unregister(guest.connection.fileno())
+            self._check_failures(guest, text)
+
+    def _check_failures(self, guest: _Guest | None = None, text: str = "") -> None:
+        guests = [guest] if guest is not None else [g for g in self._guests.values() if not g.ready]
+        for one in guests:
+            wait = max(0.0, self._deadline - time.monotonic()) if guest is not None else 0
+            done, _ = ray.wait([one.ref], timeout=wait)
+            if not done:
+                continue
+            try:
+                reason = ray.get(one.ref)
+            except Exception as error:
+                raise self._refused(one, error) from error
+            if reason or guest is not None:
+                name = self._plan.actors[one.number].name
+                raise GraphError(
+                    f"{name} left while the graph was being compiled: {reason or text or 'it hung up'}"
+                )
+
+    def _refused(self, guest: _Guest, error: Exception) -> GraphError:
+        actor = self._plan.actors[guest.number]
+        nodes = ", ".join(task.label for task in actor.tasks)
+        if isinstance(error, (ActorDiedError, RayActorError)) and not isinstance(error, ActorUnavailableError):
+            return CompileActorDied(f"{actor.name} is dead, so the graph cannot be compiled: it was to run {nodes}")
+        cause = error.as_instanceof_cause() if isinstance(error, RayTaskError) else error
+        if isinstance(cause, ModuleNotFoundError) and "async_adag" in str(cause):
+            return GraphError(
+                f"the process of {actor.name} cannot import async_adag: install async-adag where the workers run "
+                "(runtime_env={'pip': ['async-adag']} does it)"
+            )
+        return GraphError(f"{actor.name} cannot run its share of the graph ({nodes}): {cause}")
+
+    def _too_late(self) -> GraphError:
+        late = [
+            f"{self._plan.actors[guest.number].name} (for {self._plan.actors[guest.number].tasks[0].label})"
+            for guest in self._guests.values()
+            if not guest.ready
+        ]
+        return GraphError(
+            f"no answer within compile_timeout={self._options.compile_timeout:g} s from {', '.join(late)}: busy "
+            "with another call, or not started yet. Nothing was left behind: compile again when it is free"
+        )
+
+    def _end_all(self) -> None:
+        for control in self._controls:
+            control.end()
+        for fd in self._made.bells.values():
+            with contextlib.suppress(OSError):
+                os.eventfd_write(fd, 1)
+
+    def _hang_up(self) -> None:
+        for connection in self._unknown.values():
+            connection.close()
+        for guest in self._guests.values():
+            if guest.connection is not None:
+                guest.connection.close()
+            if guest.pidfd >= 0:
+                os.close(guest.pidfd)
+
+
+def _specs(plan: Plan, options: Options) -> dict[int, RingSpec]:
+    slots = max(2, options.max_inflight)
+    return {c.number: ring_spec(c, slots, options.buffer_size) for c in plan.channels}
+
+
+def _make(made: _Made, plan: Plan, specs: dict[int, RingSpec]) -> None:
+    for process in (DRIVER, *(actor.actor for actor in plan.actors)):
+        made.bells[process] = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    for actor in plan.actors:
+        made.controls.append(create_file("async-adag-control", control_size(actor)))
+    for number, spec in specs.items():
+        made.rings[number] = create_ring(spec)

@@ -1,0 +1,125 @@
+"""The event loop that a graph serves: watches the doorbell and the supervision there, and settles its futures.
+
+One running loop at a time. A loop that was closed is forgotten, and one that merely stands still gives way, so
+that a graph can outlive loops, as pytest makes them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from async_adag.driver.engine import Engine
+
+Future = asyncio.Future[Any]
+
+
+class LoopBinding:
+    """Which loop a graph is bound to. All but `settle_here` is called under the graph's lock."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0
+        self._fds: list[int] = []
+        self._owner: object | None = None
+        self._away: list[tuple[Future, Any, BaseException | None]] = []
+
+    def bind(self) -> asyncio.AbstractEventLoop:
+        """The running loop, bound.
+
+        Raises:
+            RuntimeError: no loop runs here, or the graph serves another running loop.
+        """
+        loop = asyncio.get_running_loop()
+        if loop is self._loop:
+            return loop
+        if self._loop is not None and not self._loop.is_closed():
+            if self._loop.is_running():
+                raise RuntimeError(
+                    "this graph serves another running event loop: use it from that loop, compile the DAG again "
+                    "for this one, or call execute() from threads"
+                )
+            self._unwatch(self._loop)
+        engine = self._engine
+        self._loop = loop
+        self._thread = threading.get_ident()
+        # Bound methods of the engine: it lives until the graph is torn down or dropped, which unbinds them.
+        deployment = engine.deployment
+        self._fds = [deployment.ends.doorbell.fd, deployment.supervision.fd]
+        loop.add_reader(self._fds[0], self._on_doorbell)
+        loop.add_reader(self._fds[1], engine.notice_departures)
+        self.settle_in()
+        return loop
+
+    def settle_in(self) -> None:
+        """See to it that the doorbell will ring for whatever is waited for now."""
+        if self._loop is not None and threading.get_ident() == self._thread:
+            self._engine.progress()
+
+    def keep(self, owner: object) -> None:
+        """Keep the compiled graph alive while tasks wait for its executions."""
+        self._owner = owner
+
+    def release(self) -> None:
+        """Nothing is in flight: whether the graph lives is up to those who hold it."""
+        self._owner = None
+
+    def settle(self, future: Future, value: Any, error: BaseException | None) -> None:
+        """Settle a future, here or on its own loop's thread; one that is done was abandoned."""
+        loop = future.get_loop()
+        if loop is self._loop and threading.get_ident() == self._thread:
+            settle_here(future, value, error)
+            return
+        try:
+            loop.call_soon_threadsafe(settle_here, future, value, error)
+        except RuntimeError:
+            pass  # its loop is closed: nobody waits any more
+
+    def unbind(self, then: Callable[[], None], wait: bool) -> None:
+        """Stop watching, then call ``then``: on the loop's thread if the loop runs, since only there may a
+        reader be removed, and it has to be before its descriptor is closed."""
+        loop, self._loop = self._loop, None
+        if loop is None or loop.is_closed():
+            then()
+        elif threading.get_ident() == self._thread or not loop.is_running():
+            self._unwatch(loop)
+            then()
+        else:
+            done = threading.Event()
+
+            def there() -> None:
+                self._unwatch(loop)
+                then()
+                done.set()
+
+            try:
+                loop.call_soon_threadsafe(there)
+            except RuntimeError:
+                then()  # it was closed meanwhile
+                return
+            if wait:
+                done.wait(1.0)  # bounded: that loop may be waiting for this very thread
+
+    def _on_doorbell(self) -> None:
+        self._engine.deployment.ends.doorbell.silence()
+        self._engine.progress()
+
+    def _unwatch(self, loop: asyncio.AbstractEventLoop) -> None:
+        for fd in self._fds:
+            loop.remove_reader(fd)
+        self._fds = []
+
+
+def settle_here(future: Future, value: Any, error: BaseException | None) -> None:
+    """Settle a future on its loop's thread."""
+    if future.done():
+        return
+    if error is None:
+        future.set_result(value)
+        return
+    future.set_exception(error)
+    future._log_traceback = False  # a failure that nobody awaits is nobody's business

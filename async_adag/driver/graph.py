@@ -1,0 +1,219 @@
+"""The compiled graph: what users hold."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import weakref
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from typing import Any, Self
+
+from async_adag.driver import closing
+from async_adag.driver.engine import Engine, Sinks
+from async_adag.driver.results import FutureList, GraphRef, RefList
+from async_adag.driver.stream import stream
+from async_adag.errors import ExecutionTimeout
+from async_adag.observe.stats import Stats
+from async_adag.observe.text import draw_text
+from async_adag.options import check_timeout
+from async_adag.protocol.lifecycle import State
+
+
+class GraphCalls:
+    """The calls that run executions; shared by a graph and its `CompiledGraph.options` views."""
+
+    _engine: Engine
+    _owner: CompiledGraph
+    _timeout: float | None = None
+
+    async def execute_async(self, *args: Any, **kwargs: Any) -> asyncio.Future[Any] | FutureList:
+        """Admit an execution; waits, first come first served, while the graph is full.
+
+        The arguments are serialised when the execution is admitted. Cancelling this wait admits nothing.
+
+        Returns:
+            An `asyncio.Future` of the result; for a ``MultiOutputNode`` a list of one future per output, which
+            can be awaited itself for the list of values. Cancelling a future abandons that result only.
+
+        Raises:
+            TypeError: not the arguments that the graph takes.
+            GraphClosed: the graph was torn down.
+            GraphBroken: an actor died or a channel failed.
+            Exception: whatever pickling the arguments raised; nothing was sent.
+        """
+        sinks = await self._engine.submit_async(args, kwargs, self._owner)
+        if self._timeout is not None:
+            self._set_deadlines(sinks, self._timeout)
+        return FutureList(sinks) if self._engine.plan.graph.multi else sinks[0]  # type: ignore[no-any-return]
+
+    async def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Admit an execution and wait for its result: a value, or a list of them for a ``MultiOutputNode``.
+
+        Raises as `execute_async`, and whatever a node raised.
+        """
+        return await (await self.execute_async(*args, **kwargs))
+
+    def execute(self, *args: Any, **kwargs: Any) -> GraphRef | RefList:
+        """Admit an execution from a thread; waits up to ``submit_timeout`` while the graph is full.
+
+        Returns:
+            A `GraphRef`; for a ``MultiOutputNode`` a list of one per output, with a ``get`` of its own.
+
+        Raises:
+            CapacityExceeded: no place came free in time.
+            Exception: otherwise as `execute_async`.
+        """
+        engine = self._engine
+        timeout = engine.options.submit_timeout
+        refs = engine.submit(args, kwargs, self._owner, timeout)
+        return RefList(refs) if engine.plan.graph.multi else refs[0]
+
+    def map(
+        self, items: Iterable[Any] | AsyncIterable[Any], window: int | None = None, ordered: bool = True
+    ) -> AsyncGenerator[Any, None]:
+        """Run an execution for each item, many at once, and iterate over the results.
+
+        Args:
+            items: a plain or async iterable; each item is the one positional argument of an execution.
+            window: items taken and not yet yielded, at most; ``max_inflight`` by default.
+            ordered: whether results come in the order of the items, or as they complete.
+
+        Raises:
+            ValueError: a window that is no positive integer.
+            Exception: the first error, in its place; it ends the iteration.
+        """
+        if window is None:
+            window = self._engine.options.max_inflight
+        if isinstance(window, bool) or not isinstance(window, int) or window < 1:
+            raise ValueError(f"window must be an integer of at least 1, not {window!r}")
+        return stream(items, self._submit_one, self._try_submit_one, window, ordered)
+
+    async def _submit_one(self, item: Any) -> asyncio.Future[Any]:
+        return self._one(await self._engine.submit_async((item,), {}, self._owner))
+
+    def _try_submit_one(self, item: Any) -> asyncio.Future[Any] | None:
+        sinks = self._engine.try_submit_async((item,), self._owner)
+        return None if sinks is None else self._one(sinks)
+
+    def _one(self, sinks: Sinks) -> asyncio.Future[Any]:
+        if self._timeout is not None:
+            self._set_deadlines(sinks, self._timeout)
+        if not self._engine.plan.graph.multi:
+            return sinks[0]  # type: ignore[no-any-return]
+        return asyncio.gather(*sinks)
+
+    def _set_deadlines(self, sinks: Sinks, timeout: float) -> None:
+        handle = asyncio.get_running_loop().call_later(timeout, _expire, sinks, timeout, self._engine)
+        left = len(sinks)
+
+        def settled(_: object) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                handle.cancel()
+
+        for future in sinks:
+            future.add_done_callback(settled)
+
+
+def _expire(sinks: Sinks, timeout: float, engine: Engine) -> None:
+    late = [future for future in sinks if not future.done()]
+    error = ExecutionTimeout(
+        f"the execution missed its deadline of {timeout:g} s and is abandoned{engine.describe_computing()}"
+    )
+    for future in late:
+        future.set_exception(error)
+        future._log_traceback = False
+
+
+class CompiledGraph(GraphCalls):
+    """A DAG of actor methods, compiled: channels and loops are in place until it is closed.
+
+    Made by `async_adag.compile`. Use it as a context manager, sync or async: a clean exit drains what is in
+    flight, an exception abandons it. Threads may use the blocking calls while one event loop uses the others.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._owner = self
+        # The last net, for a graph that is dropped without teardown, or alive when the interpreter exits.
+        self._finalizer = weakref.finalize(self, closing.abandon, engine)
+
+    def options(self, *, timeout: float | None = None) -> GraphView:
+        """A view of this graph whose executions have a deadline.
+
+        Args:
+            timeout: seconds from admission until the result; an execution that misses it fails with
+                `ExecutionTimeout` and is abandoned, and the graph goes on. None for no deadline.
+        """
+        check_timeout(timeout)
+        return GraphView(self, timeout)
+
+    def stats(self) -> Stats:
+        """What the graph has done so far and is doing now: a frozen snapshot."""
+        return self._engine.snapshot()
+
+    def visualize(self) -> str:
+        """The graph as text, in the order of flow: the same each time."""
+        return draw_text(self._engine.plan, self._engine.deployment.transports())
+
+    def teardown(self) -> None:
+        """Abandon what is in flight, after taking in what has arrived, and free the actors. Idempotent.
+
+        Bounded in time: an actor whose method is still running gives its share back when it returns.
+        """
+        self._finalizer.detach()
+        closing.teardown(self._engine)
+
+    async def aclose(self) -> None:
+        """Let what is in flight finish, then free the actors. Idempotent. Cancelling it abandons the graph."""
+        self._finalizer.detach()
+        await closing.aclose(self._engine)
+
+    def __enter__(self) -> Self:
+        self._engine.check_open()
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self._finalizer.detach()
+            closing.close(self._engine)
+        else:
+            self.teardown()
+
+    async def __aenter__(self) -> Self:
+        self._engine.check_open()
+        return self
+
+    async def __aexit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            await self.aclose()
+        else:
+            self._finalizer.detach()
+            await closing.ateardown(self._engine)
+
+    def __repr__(self) -> str:
+        graph = self._engine.plan.graph
+        state = self._engine.life.state
+        words = {State.DRAINING: "closed"}.get(state, state.value)
+        return f"<CompiledGraph {len(graph.actors)} actors, {len(graph.nodes)} nodes, {words}>"
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a CompiledGraph cannot be pickled: compile the DAG in the process that runs it")
+
+
+class GraphView(GraphCalls):
+    """A compiled graph with other execution options; see `CompiledGraph.options`."""
+
+    def __init__(self, graph: CompiledGraph, timeout: float | None) -> None:
+        self._engine = graph._engine
+        self._owner = graph
+        self._timeout = timeout
+
+    def execute(self, *args: Any, **kwargs: Any) -> GraphRef | RefList:
+        """As `CompiledGraph.execute`; the deadline is checked when the refs are got."""
+        refs = self._engine.submit(args, kwargs, self._owner, self._engine.options.submit_timeout)
+        if self._timeout is not None:
+            for ref in refs:
+                ref.deadline = time.monotonic() + self._timeout
+        return RefList(refs) if self._engine.plan.graph.multi else refs[0]

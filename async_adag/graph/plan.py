@@ -1,0 +1,239 @@
+"""Plans a graph: which channels join which processes, and what each actor does in an execution.
+
+A channel joins one process to the set of processes that need the same values, so that a value is written once
+however many read it. Values that do not leave their actor stay in its registers. Every actor begins an execution
+with a read: that is what starts it, and what tells it to stop; an actor that would not read first is sent an
+empty frame, a trigger.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from async_adag.graph.model import Const, FromInput, FromNode, Graph, InputKey
+
+DRIVER = -1
+"""The driver's number among the processes; actors have theirs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """A channel of the plan.
+
+    Attributes:
+        number: its place in `Plan.channels`.
+        writer: the process that writes.
+        readers: the processes that read, in the order of their reading ends.
+        values: what one frame carries: one value as it is, several as a tuple, none as an empty frame.
+    """
+
+    number: int
+    writer: int
+    readers: tuple[int, ...]
+    values: tuple[FromInput | FromNode, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Read a frame and put its values into registers."""
+
+    channel: int
+    registers: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Write the values of registers as a frame."""
+
+    channel: int
+    registers: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One node, as its actor runs it: reads, then the call, then writes.
+
+    Attributes:
+        node: the node's number.
+        method: the method's name.
+        label: the node in words.
+        reads: in order; values that an earlier task of this actor read are in registers already.
+        args: registers of the positional arguments.
+        kwargs: registers of the keyword arguments.
+        results: registers of the results, as many as the method returns values.
+        writes: in order.
+    """
+
+    node: int
+    method: str
+    label: str
+    reads: tuple[Read, ...]
+    args: tuple[int, ...]
+    kwargs: tuple[tuple[str, int], ...]
+    results: tuple[int, ...]
+    writes: tuple[Write, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ActorPlan:
+    """What one actor does in each execution.
+
+    Attributes:
+        actor: the actor's number.
+        name: the actor in words.
+        constants: the values that were bound; they fill the first registers, once.
+        registers: how many registers there are.
+        tasks: in order.
+    """
+
+    actor: int
+    name: str
+    constants: tuple[Any, ...]
+    registers: int
+    tasks: tuple[Task, ...]
+
+    def reads(self) -> list[int]:
+        """The channels it reads."""
+        return [read.channel for task in self.tasks for read in task.reads]
+
+    def writes(self) -> list[int]:
+        """The channels it writes."""
+        return [write.channel for task in self.tasks for write in task.writes]
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Where the driver finds an output: the channel, and which of the frame's values (None: the frame's one)."""
+
+    channel: int
+    position: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The whole plan."""
+
+    graph: Graph
+    channels: tuple[Channel, ...]
+    actors: tuple[ActorPlan, ...]
+    outputs: tuple[Output, ...]
+
+    def inputs(self) -> list[Channel]:
+        """The channels that the driver writes."""
+        return [channel for channel in self.channels if channel.writer == DRIVER]
+
+    def results(self) -> list[Channel]:
+        """The channels that the driver reads."""
+        return [channel for channel in self.channels if DRIVER in channel.readers]
+
+
+def plan_graph(graph: Graph) -> Plan:
+    """Plan ``graph``. Deterministic: the same graph gives the same plan."""
+    channels = _channels(graph)
+    actors = tuple(_actor_plan(graph, channels, actor.number) for actor in graph.actors)
+    results = {
+        value: Output(channel.number, position if len(channel.values) > 1 else None)
+        for channel in channels
+        if DRIVER in channel.readers
+        for position, value in enumerate(channel.values)
+    }
+    return Plan(graph, channels, actors, tuple(results[output] for output in graph.outputs))
+
+
+def _channels(graph: Graph) -> tuple[Channel, ...]:
+    consumers: dict[FromInput | FromNode, set[int]] = {}
+    for node in graph.nodes:
+        for source in node.sources():
+            if not isinstance(source, Const):
+                consumers.setdefault(source, set()).add(node.actor)
+    for output in graph.outputs:
+        consumers.setdefault(output, set()).add(DRIVER)
+
+    groups: dict[tuple[int, tuple[int, ...]], list[FromInput | FromNode]] = {}
+    for value in sorted((v for v in consumers if isinstance(v, FromInput)), key=_input_order):
+        groups.setdefault((DRIVER, tuple(sorted(consumers[value]))), []).append(value)
+    _add_triggers(graph, groups)
+    found = [Channel(number, DRIVER, key[1], tuple(values)) for number, (key, values) in enumerate(groups.items())]
+    for node in graph.nodes:
+        # Per node, not per actor: a result must not wait for the actor's next node.
+        groups = {}
+        for index in range(node.returns):
+            value = FromNode(node.number, index)
+            readers = tuple(sorted(consumers.get(value, set()) - {node.actor}))
+            if readers:
+                groups.setdefault((node.actor, readers), []).append(value)
+        for (writer, readers), values in groups.items():
+            found.append(Channel(len(found), writer, readers, tuple(values)))
+    return tuple(found)
+
+
+def _input_order(value: FromInput) -> tuple[bool, int, str]:
+    key = value.key
+    return isinstance(key, str), key if isinstance(key, int) else 0, key if isinstance(key, str) else ""
+
+
+def _add_triggers(
+    graph: Graph, groups: dict[tuple[int, tuple[int, ...]], list[FromInput | FromNode]]
+) -> None:
+    idle = set()
+    for actor in graph.actors:
+        first = next(node for node in graph.nodes if node.actor == actor.number)
+        if all(isinstance(source, Const) for source in first.sources()):
+            idle.add(actor.number)
+    if idle:
+        groups.setdefault((DRIVER, tuple(sorted(idle))), [])
+
+
+def _actor_plan(graph: Graph, channels: tuple[Channel, ...], actor: int) -> ActorPlan:
+    nodes = [node for node in graph.nodes if node.actor == actor]
+    arriving = {value: c for c in channels if actor in c.readers for value in c.values}
+    triggers = [c.number for c in channels if actor in c.readers and not c.values]
+    constants: list[Any] = []
+    registers: dict[FromInput | FromNode, int] = {}
+    count = sum(isinstance(source, Const) for node in nodes for source in node.sources())
+
+    def register(value: FromInput | FromNode) -> int:
+        return registers.setdefault(value, count + len(registers))
+
+    def argument(source: Const | FromInput | FromNode) -> int:
+        if isinstance(source, Const):
+            constants.append(source.value)
+            return len(constants) - 1
+        return register(source)
+
+    tasks = []
+    opened: set[int] = set()
+    for node in nodes:
+        reads = [Read(channel, ()) for channel in triggers] if not tasks else []
+        for source in node.sources():
+            channel = arriving.get(source) if not isinstance(source, Const) else None
+            if channel is not None and channel.number not in opened:
+                opened.add(channel.number)
+                reads.append(Read(channel.number, tuple(register(value) for value in channel.values)))
+        results = [FromNode(node.number, index) for index in range(node.returns)]
+        writes = [
+            Write(c.number, tuple(register(value) for value in c.values))
+            for c in channels
+            if c.writer == actor and c.values[0] in results
+        ]
+        tasks.append(
+            Task(
+                node=node.number,
+                method=node.method,
+                label=graph.label(node.number),
+                reads=tuple(reads),
+                args=tuple(argument(source) for source in node.args),
+                kwargs=tuple((name, argument(source)) for name, source in node.kwargs),
+                results=tuple(register(result) for result in results),
+                writes=tuple(writes),
+            )
+        )
+    name = str(graph.actors[actor])
+    return ActorPlan(actor, name, tuple(constants), count + len(registers), tuple(tasks))
+
+
+def input_key(value: FromInput | FromNode) -> InputKey:
+    """The key of a value that an input channel carries."""
+    assert isinstance(value, FromInput)
+    return value.key

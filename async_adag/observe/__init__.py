@@ -1,0 +1,1 @@
+"""Stats, pictures, timelines: reads the records of others, steers nothing."""

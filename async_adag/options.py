@@ -1,0 +1,94 @@
+"""The options of `async_adag.compile`, checked at once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+MAX_INFLIGHT_LIMIT = 65_536
+BUFFER_SIZE_LIMIT = 1 << 40
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Every option that ``compile`` takes. Sizes are in bytes, times in seconds.
+
+    Attributes:
+        max_inflight: executions that may be in flight at once: admitted, and not all outputs arrived yet.
+        buffer_size: memory that each payload block keeps warm between uses; payloads may be of any size.
+        submit_timeout: how long a blocking ``execute`` waits for a free place (None: for ever, 0: not at all).
+        get_timeout: how long ``ref.get()`` waits when told nothing (None: for ever). ``await`` ignores it.
+        compile_timeout: how long ``compile`` waits for the actors to answer.
+        busy_poll: how long a wait spins before it parks: seconds, 0 for never, or "auto" to leave it to the
+            library, which parks at once in this release.
+        device: "auto", or "cpu" to run GPU edges over the CPU communicator.
+        overlap: whether GPU communication may overlap with compute.
+    """
+
+    max_inflight: int = 32
+    buffer_size: int = 1 << 20
+    submit_timeout: float | None = None
+    get_timeout: float | None = None
+    compile_timeout: float = 30.0
+    busy_poll: float | Literal["auto"] = "auto"
+    device: Literal["auto", "cpu"] = "auto"
+    overlap: bool = True
+
+    def __post_init__(self) -> None:
+        _integer("max_inflight", self.max_inflight, 1, MAX_INFLIGHT_LIMIT)
+        _integer("buffer_size", self.buffer_size, 1, BUFFER_SIZE_LIMIT)
+        _seconds("submit_timeout", self.submit_timeout, none="wait for ever")
+        _seconds("get_timeout", self.get_timeout, none="wait for ever")
+        _seconds("compile_timeout", self.compile_timeout, positive=True)
+        if self.busy_poll != "auto":
+            _seconds("busy_poll", self.busy_poll, other='"auto"')
+        if self.device not in ("auto", "cpu"):
+            raise ValueError(f'device must be "auto" or "cpu", not {self.device!r}')
+        if not isinstance(self.overlap, bool):
+            raise ValueError(f"overlap must be True or False, not {self.overlap!r}")
+
+    @property
+    def spin_ns(self) -> int:
+        """How long a wait spins before it parks, in nanoseconds."""
+        return 0 if self.busy_poll == "auto" else int(self.busy_poll * 1e9)
+
+
+def options_from(given: dict[str, Any]) -> Options:
+    """Build the options from keyword arguments.
+
+    Raises:
+        TypeError: an option that does not exist; names it and lists those that do.
+        ValueError: an option out of range; names it.
+    """
+    known = [field.name for field in fields(Options)]
+    for name in given:
+        if name not in known:
+            raise TypeError(f"compile() has no option {name!r}; the options are {', '.join(known)}")
+    return Options(**given)
+
+
+def _integer(name: str, value: object, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ValueError(f"{name} must be an integer from {low} to {high}, not {value!r}")
+
+
+def _seconds(
+    name: str, value: object, *, none: str | None = None, positive: bool = False, other: str | None = None
+) -> None:
+    if value is None and none is not None:
+        return
+    numeric = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not numeric or value < 0 or (positive and value == 0):  # type: ignore[operator]
+        low = "more than 0" if positive else "at least 0"
+        also = f", or None to {none}" if none else f", or {other}" if other else ""
+        raise ValueError(f"{name} must be a number of seconds, {low}{also}; not {value!r}")
+
+
+def check_timeout(value: float | None) -> None:
+    """Check a ``timeout`` argument of a call: None, or at least 0 seconds.
+
+    Raises:
+        ValueError: names the argument.
+    """
+    _seconds("timeout", value, none="wait for ever")

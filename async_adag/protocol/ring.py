@@ -1,0 +1,115 @@
+"""The ring's rules: who may write, who may read, and when somebody has to be woken.
+
+One writer, N readers, ``slots`` places. ``head`` counts the frames that were published, each reader's ``tail``
+those that it took. All of it are words in shared memory; each has exactly one process that advances it:
+
+- the writer may publish while ``head - min(tails) < slots``; it advances ``head``;
+- a reader may take while ``tail < head``; it advances its own ``tail``.
+
+Parking, the same for both sides. Whoever is about to sleep (1) sets its ``parked`` word, (2) issues a full
+fence, (3) looks once more. Whoever made news (1) stores it, (2) issues a full fence, (3) looks at ``parked``,
+and if it is set, clears it and rings the doorbell. Either the sleeper sees the news or the other sees the
+sleeper. Clearing is done by whoever rings, so that a burst of frames rings once.
+
+The words are given as anything indexable, so that the rules run over a list as well as over mapped memory.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+WORD = 8
+LINE = 8  # words in a cache line: what different processes write stays apart
+
+
+class Words(Protocol):
+    """64-bit words shared by the processes; a load or a store of one is atomic."""
+
+    def __getitem__(self, index: int, /) -> int: ...
+    def __setitem__(self, index: int, value: int, /) -> None: ...
+
+
+class RingLayout:
+    """Where the words of a ring with ``readers`` readers lie, and how many there are.
+
+    ``head`` and the writer's ``parked`` word, then for each reader its ``tail`` and ``parked`` word, then for each
+    reader one word per block: the last generation of the block that this reader gave back.
+    """
+
+    __slots__ = ("blocks", "head", "parked", "readers", "returned", "slots", "tails", "words", "writer_parked")
+
+    def __init__(self, slots: int, readers: int, blocks: int) -> None:
+        self.slots = slots
+        self.readers = readers
+        self.blocks = blocks
+        self.head = 0
+        self.writer_parked = LINE
+        self.tails = [2 * LINE + 2 * LINE * reader for reader in range(readers)]
+        self.parked = [tail + LINE for tail in self.tails]
+        first = 2 * LINE + 2 * LINE * readers
+        stride = -(-blocks // LINE) * LINE
+        self.returned = [first + stride * reader for reader in range(readers)]
+        self.words = first + stride * readers
+
+
+class WriterCursor:
+    """The writer's side of the rules."""
+
+    __slots__ = ("_layout", "_limit", "_words", "head")
+
+    def __init__(self, words: Words, layout: RingLayout) -> None:
+        self._words = words
+        self._layout = layout
+        self.head = words[layout.head]
+        self._limit = self.head  # head may grow up to here before the tails are looked at again
+
+    def may_write(self) -> bool:
+        """Whether a slot is free."""
+        if self.head < self._limit:
+            return True
+        words = self._words
+        self._limit = min(words[tail] for tail in self._layout.tails) + self._layout.slots
+        return self.head < self._limit
+
+    def publish(self) -> None:
+        """Hand the slot of ``head`` to the readers."""
+        self.head += 1
+        self._words[self._layout.head] = self.head
+
+    def set_parked(self, parked: int) -> None:
+        """Say whether the writer is about to sleep until a slot is free."""
+        self._words[self._layout.writer_parked] = parked
+
+
+class ReaderCursor:
+    """One reader's side of the rules."""
+
+    __slots__ = ("_head", "_parked", "_tail", "_words", "_writer_parked", "tail")
+
+    def __init__(self, words: Words, layout: RingLayout, reader: int) -> None:
+        self._words = words
+        self._head = layout.head
+        self._writer_parked = layout.writer_parked
+        self._tail = layout.tails[reader]
+        self._parked = layout.parked[reader]
+        self.tail = words[self._tail]
+
+    def may_read(self) -> bool:
+        """Whether a frame has been published that this reader has not taken."""
+        return self._words[self._head] > self.tail
+
+    def take(self) -> None:
+        """Give the slot of ``tail`` back to the writer."""
+        self.tail += 1
+        self._words[self._tail] = self.tail
+
+    def must_wake_writer(self) -> bool:
+        """After a fence: whether the writer sleeps and is to be woken; clears the mark."""
+        if self._words[self._writer_parked]:
+            self._words[self._writer_parked] = 0
+            return True
+        return False
+
+    def set_parked(self, parked: int) -> None:
+        """Say whether this reader is about to sleep until a frame is published."""
+        self._words[self._parked] = parked

@@ -1,0 +1,53 @@
+"""The project's sessions: ``nox -s quickstart``, ``tests``, ``lint``, ``types``, ``bench``."""
+
+from __future__ import annotations
+
+import nox
+
+nox.needs_version = ">=2024.4"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.sessions = ["lint", "types", "tests"]
+nox.options.reuse_existing_virtualenvs = True
+
+# Ray asks to be told about usage reports and about accelerators it does not find: neither concerns a test.
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "PYTHONWARNINGS": "default",
+}
+
+
+@nox.session
+def quickstart(session: nox.Session) -> None:
+    """The main job: a graph of real actors on real input, beside Ray's own compiled graph."""
+    session.install("-e", ".[uvloop]", "numpy")
+    session.run("python", "examples/quickstart.py", *session.posargs, env=ENVIRONMENT)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """All tests, those that await on both asyncio and uvloop."""
+    session.install("-e", ".[test]")
+    session.run("python", "-m", "pytest", *session.posargs, env=ENVIRONMENT)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Ruff: rules and format."""
+    session.install("ruff>=0.6")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Mypy, strict."""
+    session.install("-e", ".", "mypy>=1.11", "numpy", "nox")
+    session.run("mypy")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Ray's compiled graph and async_adag in one run; ``nox -s bench -- --help`` for its options."""
+    session.install("-e", ".[uvloop]", "numpy")
+    session.run("python", "-m", "benchmarks", *session.posargs, env=ENVIRONMENT)
