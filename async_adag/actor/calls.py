@@ -51,9 +51,7 @@ class Call:
         if len(results) == 1:
             registers[results[0]] = result
             return
-        if type(result) is not Failure and not (
-            isinstance(result, (tuple, list)) and len(result) == len(results)
-        ):
+        if type(result) is not Failure and not (isinstance(result, (tuple, list)) and len(result) == len(results)):
             got = f"{len(result)} values" if isinstance(result, (tuple, list)) else type(result).__name__
             result = self.failure(
                 ValueError(f"{self.label} is to return {len(results)} values (num_returns); it returned {got}")

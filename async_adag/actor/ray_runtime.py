@@ -15,7 +15,7 @@ import ray
 def actor_event_loop(instance: object, method: str) -> asyncio.AbstractEventLoop | None:
     """The event loop of this process's actor; None for a synchronous actor."""
     from ray._private.worker import global_worker
-    from ray._raylet import PythonFunctionDescriptor
+    from ray._raylet import PythonFunctionDescriptor  # type: ignore[attr-defined,unused-ignore]
 
     core = global_worker.core_worker
     if not core.current_actor_is_asyncio():

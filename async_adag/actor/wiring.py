@@ -53,8 +53,10 @@ class Endpoints:
 
     def close(self) -> None:
         """Let go of everything but what values still lease."""
-        for end in (*self.readers.values(), *self.writers.values()):
-            end.close()
+        for reader in self.readers.values():
+            reader.close()
+        for writer in self.writers.values():
+            writer.close()
         self.readers.clear()
         self.writers.clear()
         for bell in self.bells:

@@ -79,10 +79,7 @@ class BlockPool:
 
     def is_free(self, block: Block) -> bool:
         """Whether every reader has given the block back."""
-        for first in self._layout.returned:
-            if self._words[first + block.number] != block.generation:
-                return False
-        return True
+        return all(self._words[first + block.number] == block.generation for first in self._layout.returned)
 
     def backed_bytes(self) -> int:
         """Bytes that the blocks keep pages for."""

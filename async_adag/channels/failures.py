@@ -43,8 +43,11 @@ def encode_failure(error: BaseException, label: str) -> bytes:
 def decode_failure(encoded: bytes) -> Exception:
     """Rebuild what `encode_failure` encoded, as an exception that can be raised here."""
     summary, text, pickled, pickled_cause = pickle.loads(encoded)
-    error = _try_loads(pickled)
-    if error is None or not _raisable(error):
+    error: Exception
+    rebuilt = _try_loads(pickled)
+    if rebuilt is not None and _raisable(rebuilt):
+        error = rebuilt
+    else:
         error = RemoteError(f"{summary}\n\nThe remote traceback:\n{text}")
     cause = RemoteTraceback(text)
     cause.__cause__ = _try_loads(pickled_cause)

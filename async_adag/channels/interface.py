@@ -40,7 +40,8 @@ class Writer(Protocol):
 
     def encode(self, value: Any) -> Encoded:
         """Prepare ``value``; may raise whatever pickling raises. Nothing is sent. A `Failure` or `STOP` may be
-        given in place of a value."""
+        given in place of a value.
+        """
 
     def may_write(self) -> bool:
         """Whether `stage` may be called now."""

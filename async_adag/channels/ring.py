@@ -261,9 +261,7 @@ class RingReader:
             payload, owner = mapping.lease(0, header.length)
             self._leases.hold(word)
             # The writer gets the block back when the last array made from it is gone.
-            weakref.finalize(
-                owner, self._leases.give_back, word, header.generation, mapping
-            ).atexit = False
+            weakref.finalize(owner, self._leases.give_back, word, header.generation, mapping).atexit = False
             del owner
             return self._decode(header, payload, copied=True)
         try:

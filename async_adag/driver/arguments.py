@@ -41,7 +41,5 @@ class Arguments:
         return [self._value(group, args, kwargs) for group in self._groups]
 
     def _value(self, group: list[int | str | None], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        values = [
-            args[0] if key is None else args[key] if isinstance(key, int) else kwargs[key] for key in group
-        ]
+        values = [args[0] if key is None else args[key] if isinstance(key, int) else kwargs[key] for key in group]
         return values[0] if len(values) == 1 else tuple(values) or None

@@ -110,5 +110,3 @@ def _check_transports(graph: Graph, options: Options) -> None:
                 f"the edge out of {graph.label(node.number)} asks for accelerator transport, which needs the GPU "
                 "stack: install async-adag[gpu] on a machine with a GPU, or compile with device='cpu'"
             )
-
-

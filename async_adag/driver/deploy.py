@@ -136,9 +136,7 @@ class _Made:
 class _Meeting:
     """One deployment, while it is being made."""
 
-    def __init__(
-        self, plan: Plan, handles: tuple[Any, ...], options: Options, undo: contextlib.ExitStack
-    ) -> None:
+    def __init__(self, plan: Plan, handles: tuple[Any, ...], options: Options, undo: contextlib.ExitStack) -> None:
         self._plan = plan
         self._handles = handles
         self._options = options
@@ -279,7 +277,9 @@ class _Meeting:
         actor = self._plan.actors[guest.number]
         nodes = ", ".join(task.label for task in actor.tasks)
         if isinstance(error, (ActorDiedError, RayActorError)) and not isinstance(error, ActorUnavailableError):
-            return CompileActorDied(f"{actor.name} is dead, so the graph cannot be compiled: it was to run {nodes}")
+            return CompileActorDied(
+                f"{actor.name} is dead, so the graph cannot be compiled: it was to run {nodes}"
+            )
         cause = error.as_instanceof_cause() if isinstance(error, RayTaskError) else error
         if isinstance(cause, ModuleNotFoundError) and "async_adag" in str(cause):
             return GraphError(

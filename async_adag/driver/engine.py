@@ -237,7 +237,7 @@ class Engine:
             for channel, reader in enumerate(self._readers):
                 while reader.may_read():
                     self._arrive(channel, reader)
-        except FrameError as error:
+        except FrameError:
             where = str(self.plan.results()[channel].values)
             self.fail(lambda seq: GraphBroken(f"the channel of {where} failed at execution {seq}: {error}"))
             return
@@ -377,9 +377,7 @@ class Engine:
     def _parking_place(self) -> Parking:
         if self._parking is None:
             deployment = self.deployment
-            self._parking = Parking(
-                deployment.ends.doorbell, [deployment.supervision.fd], self.options.spin_ns
-            )
+            self._parking = Parking(deployment.ends.doorbell, [deployment.supervision.fd], self.options.spin_ns)
         return self._parking
 
     def _warn_if_on_loop(self, instead: str) -> None:

@@ -81,7 +81,8 @@ class LoopBinding:
 
     def unbind(self, then: Callable[[], None], wait: bool) -> None:
         """Stop watching, then call ``then``: on the loop's thread if the loop runs, since only there may a
-        reader be removed, and it has to be before its descriptor is closed."""
+        reader be removed, and it has to be before its descriptor is closed.
+        """
         loop, self._loop = self._loop, None
         if loop is None or loop.is_closed():
             then()

@@ -44,7 +44,7 @@ class GraphCalls:
         sinks = await self._engine.submit_async(args, kwargs, self._owner)
         if self._timeout is not None:
             self._set_deadlines(sinks, self._timeout)
-        return FutureList(sinks) if self._engine.plan.graph.multi else sinks[0]  # type: ignore[no-any-return]
+        return FutureList(sinks) if self._engine.plan.graph.multi else sinks[0]
 
     async def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Admit an execution and wait for its result: a value, or a list of them for a ``MultiOutputNode``.

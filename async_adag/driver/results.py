@@ -76,7 +76,9 @@ class GraphRef(RefBase):
     __str__ = __repr__
 
     def __copy__(self) -> GraphRef:
-        raise ValueError("a GraphRef cannot be copied: it stands for one result in this process; pass it on as it is")
+        raise ValueError(
+            "a GraphRef cannot be copied: it stands for one result in this process; pass it on as it is"
+        )
 
     def __deepcopy__(self, memo: object) -> GraphRef:
         raise ValueError("a GraphRef cannot be copied: get() its value, and copy that")

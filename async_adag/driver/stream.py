@@ -15,7 +15,11 @@ TrySubmit = Callable[[Any], asyncio.Future[Any] | None]
 
 
 async def stream(
-    items: Iterable[Any] | AsyncIterable[Any], submit: Submit, try_submit: TrySubmit, window: int, ordered: bool
+    items: Iterable[Any] | AsyncIterable[Any],
+    submit: Submit,
+    try_submit: TrySubmit,
+    window: int,
+    ordered: bool,
 ) -> AsyncGenerator[Any, None]:
     """Yield the results of ``items``; see `CompiledGraph.map`."""
     source = _Source(items, submit, try_submit)
@@ -51,9 +55,7 @@ def _ready(pending: deque[asyncio.Future[Any]], ordered: bool) -> asyncio.Future
 class _Source:
     """Takes items and submits them: at once where that is possible, in a task where it has to wait."""
 
-    def __init__(
-        self, items: Iterable[Any] | AsyncIterable[Any], submit: Submit, try_submit: TrySubmit
-    ) -> None:
+    def __init__(self, items: Iterable[Any] | AsyncIterable[Any], submit: Submit, try_submit: TrySubmit) -> None:
         self._submit = submit
         self._try_submit = try_submit
         self._async: AsyncIterator[Any] | None = None

@@ -159,10 +159,10 @@ def _channels(graph: Graph) -> tuple[Channel, ...]:
         # Per node, not per actor: a result must not wait for the actor's next node.
         groups = {}
         for index in range(node.returns):
-            value = FromNode(node.number, index)
-            readers = tuple(sorted(consumers.get(value, set()) - {node.actor}))
+            result = FromNode(node.number, index)
+            readers = tuple(sorted(consumers.get(result, set()) - {node.actor}))
             if readers:
-                groups.setdefault((node.actor, readers), []).append(value)
+                groups.setdefault((node.actor, readers), []).append(result)
         for (writer, readers), values in groups.items():
             found.append(Channel(len(found), writer, readers, tuple(values)))
     return tuple(found)
@@ -173,9 +173,7 @@ def _input_order(value: FromInput) -> tuple[bool, int, str]:
     return isinstance(key, str), key if isinstance(key, int) else 0, key if isinstance(key, str) else ""
 
 
-def _add_triggers(
-    graph: Graph, groups: dict[tuple[int, tuple[int, ...]], list[FromInput | FromNode]]
-) -> None:
+def _add_triggers(graph: Graph, groups: dict[tuple[int, tuple[int, ...]], list[FromInput | FromNode]]) -> None:
     idle = set()
     for actor in graph.actors:
         first = next(node for node in graph.nodes if node.actor == actor.number)
@@ -202,7 +200,7 @@ def _actor_plan(graph: Graph, channels: tuple[Channel, ...], actor: int) -> Acto
             return len(constants) - 1
         return register(source)
 
-    tasks = []
+    tasks: list[Task] = []
     opened: set[int] = set()
     for node in nodes:
         reads = [Read(channel, ()) for channel in triggers] if not tasks else []

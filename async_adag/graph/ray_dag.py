@@ -7,6 +7,7 @@ One of the modules that know names which Ray does not promise to keep: what is r
 from __future__ import annotations
 
 import heapq
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,9 +35,7 @@ def read_dag(root: object) -> RayGraph:
         GraphError: it is no DAG of actor methods that can be compiled; names the node and the remedy.
     """
     if not isinstance(root, DAGNode):
-        raise GraphError(
-            f"compile() takes a Ray DAG, such as actor.method.bind(input); got {type(root).__name__}"
-        )
+        raise GraphError(f"compile() takes a Ray DAG, such as actor.method.bind(input); got {type(root).__name__}")
     if isinstance(root, InputNode | InputAttributeNode):
         raise GraphError("the DAG is its input alone: bind an actor's method to it")
     nodes = _component(root)
@@ -133,7 +132,7 @@ def _ordered(calls: list[ClassMethodNode]) -> list[ClassMethodNode]:
         per_handle.setdefault(id(_handle(call)), []).append(call)
     for same in per_handle.values():
         same.sort(key=_bind_index)
-        for first, second in zip(same, same[1:], strict=False):
+        for first, second in itertools.pairwise(same):
             after[place[id(second)]].add(place[id(first)])
     missing = {number: len(before) for number, before in after.items()}
     followers: dict[int, list[int]] = {}
@@ -262,4 +261,6 @@ def _signature(nodes: list[DAGNode]) -> Signature:
     positions = [key for key in keys if isinstance(key, int)]
     if any(position < 0 for position in positions):
         raise GraphError("the DAG reads its input at a negative index: count positional arguments from 0")
-    return Signature(max(positions) + 1 if positions else 0, tuple(sorted({k for k in keys if isinstance(k, str)})))
+    return Signature(
+        max(positions) + 1 if positions else 0, tuple(sorted({k for k in keys if isinstance(k, str)}))
+    )

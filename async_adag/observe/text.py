@@ -39,7 +39,9 @@ def draw_text(plan: Plan, transports: dict[int, str]) -> str:
 
 def _by_part(plan: Plan) -> bool:
     return not any(
-        isinstance(source, FromInput) and source.key is None for node in plan.graph.nodes for source in node.sources()
+        isinstance(source, FromInput) and source.key is None
+        for node in plan.graph.nodes
+        for source in node.sources()
     )
 
 

@@ -36,7 +36,17 @@ class RingLayout:
     reader one word per block: the last generation of the block that this reader gave back.
     """
 
-    __slots__ = ("blocks", "head", "parked", "readers", "returned", "slots", "tails", "words", "writer_parked")
+    __slots__ = (
+        "blocks",
+        "head",
+        "parked",
+        "readers",
+        "returned",
+        "slots",
+        "tails",
+        "words",
+        "writer_parked",
+    )
 
     def __init__(self, slots: int, readers: int, blocks: int) -> None:
         self.slots = slots
