@@ -61,6 +61,8 @@ class Call:
 
     def failure(self, error: BaseException) -> Failure:
         """What downstream gets in place of a value when ``error`` was raised."""
+        if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
+            error = error.with_traceback(error.__traceback__.tb_next)  # without the loop's own frame
         return Failure(encode_failure(error, self.label))
 
     def unreadable(self, error: BaseException) -> Failure:

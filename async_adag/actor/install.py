@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pickle
 import socket
@@ -95,7 +96,7 @@ def install(
         os.close(fds[0])
         ends = connect_ends(told.wiring, fds[1:], told.channels, told.specs, {})
         goodbye = _Goodbye(connection, pidfd)
-        start_loop(instance, told, ends, control, [pidfd, connection.fileno()], goodbye)
+        _start_loop(instance, told, ends, control, [pidfd, connection.fileno()], goodbye)
     except BaseException:
         connection.close()
         if pidfd >= 0:
@@ -118,14 +119,36 @@ def check_version(version: str) -> None:
         )
 
 
-def start_loop(
+def install_here(
+    instance: object, share: Share, ends: Endpoints, control: Control, connection: socket.socket
+) -> asyncio.AbstractEventLoop | None:
+    """Start the loop of an actor that is its graph's driver too; no rendezvous is needed.
+
+    Args:
+        instance: the actor.
+        share: its share.
+        ends: its channel ends, which become the loop's.
+        control: its control page.
+        connection: where the loop says goodbye; becomes the loop's.
+
+    Returns:
+        The event loop on which the nodes run; None if they run in a thread.
+    """
+    try:
+        return _start_loop(instance, share, ends, control, [connection.fileno()], _Goodbye(connection))
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _start_loop(
     instance: object,
     share: Share,
     ends: Endpoints,
     control: Control,
     sentinels: list[int],
     on_end: Callable[[str], None],
-) -> None:
+) -> asyncio.AbstractEventLoop | None:
     """Start the loop that fits the actor: a thread, or a task on the actor's event loop."""
     try:
         loop = actor_event_loop(instance, share.plan.tasks[0].method)
@@ -142,16 +165,18 @@ def start_loop(
         ends.close()
         raise
     running.start()
+    return loop
 
 
 class _Goodbye:
     """What a loop does last: tell the driver, and let go of the connection and the driver's pidfd."""
 
-    def __init__(self, connection: socket.socket, pidfd: int) -> None:
+    def __init__(self, connection: socket.socket, pidfd: int = -1) -> None:
         self._connection = connection
         self._pidfd = pidfd
 
     def __call__(self, broken: str) -> None:
-        os.close(self._pidfd)
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
         send_text(self._connection, broken or GOODBYE)
         self._connection.close()

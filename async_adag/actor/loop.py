@@ -50,6 +50,7 @@ class ThreadLoop:
         self._calls = calls_of(plan, instance, ends.readers, ends.writers)
         self._first = first_registers(plan)
         self._ends = ends
+        self._writers = list(ends.writers.values())
         self._control = control
         self._parking = Parking(ends.doorbell, sentinels, spin_ns)
         self._turn = turn
@@ -78,6 +79,7 @@ class ThreadLoop:
             self._control.set_state(LoopState.ENDED)
             self._calls.clear()
             self._first.clear()
+            self._writers.clear()
             self._parking.close()
             self._ends.close()
             self._on_end(broken)
@@ -147,5 +149,6 @@ class ThreadLoop:
         parking = self._parking
         parking.wait(ready, arm)
         self._control.record_waits(parking.parked, parking.spun)
+        self._control.record_bytes(sum(writer.bytes for writer in self._writers))
         if self._control.should_end():
             raise _Ended

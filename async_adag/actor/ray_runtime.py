@@ -1,7 +1,7 @@
-"""What the loops need of Ray inside an actor.
+"""What is needed of Ray inside an actor.
 
-One of the modules that know names which Ray does not promise to keep: the worker's event loop, and how an actor
-that has to end is ended from another thread than its own (Ray 2.60).
+One of the modules that know names which Ray does not promise to keep: the worker's event loop and instance, and
+how an actor that has to end is ended from another thread than its own (Ray 2.60).
 """
 
 from __future__ import annotations
@@ -25,6 +25,16 @@ def actor_event_loop(instance: object, method: str) -> asyncio.AbstractEventLoop
     loop, _ = core.get_event_loop(descriptor, "")
     assert isinstance(loop, asyncio.AbstractEventLoop)
     return loop
+
+
+def own_actor() -> tuple[str, object] | None:
+    """This process's actor: its id, in hexadecimal, and the instance; None in a process that is no actor."""
+    from ray._private.worker import global_worker
+
+    if not ray.is_initialized() or global_worker.actor_id is None or global_worker.actor_id.is_nil():
+        return None
+    instance = global_worker.actors.get(global_worker.actor_id)
+    return None if instance is None else (global_worker.actor_id.hex(), instance)
 
 
 def end_actor() -> None:

@@ -111,7 +111,7 @@ def _decode_pickle(body: memoryview, buffers: list[memoryview]) -> Any:
     return pickle.loads(body, buffers=buffers)
 
 
-DECODERS: dict[int, Callable[[memoryview, list[memoryview]], Any]] = {
+VALUE_DECODERS: dict[int, Callable[[memoryview, list[memoryview]], Any]] = {
     _NONE: _decode_none,
     _INTEGER: _decode_int,
     _REAL: _decode_float,

@@ -22,6 +22,7 @@ class Direct:
     __slots__ = ("doorbells", "parked", "queues", "slots", "writer_doorbell", "writer_parked")
 
     def __init__(self, slots: int, doorbells: list[Doorbell], writer_doorbell: Doorbell) -> None:
+        """A hand-over whose readers have these doorbells, in their order."""
         self.slots = slots
         self.queues: list[deque[Any]] = [deque() for _ in doorbells]
         self.doorbells = doorbells

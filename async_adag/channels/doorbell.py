@@ -34,8 +34,8 @@ class Doorbell:
         """Wake the owner."""
         try:
             os.eventfd_write(self.fd, 1)
-        except BlockingIOError:
-            pass  # 2**64 - 2 rings nobody looked at: it is ringing
+        except OSError:
+            pass  # its owner has closed it; or 2**64 - 2 rings nobody looked at, so that it is ringing
 
     def silence(self) -> None:
         """Take the rings so far, so that the descriptor is no longer readable."""

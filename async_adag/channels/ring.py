@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from async_adag.channels.blocks import SMALLEST, Block, BlockPool
-from async_adag.channels.codec import DECODERS, Encoded, Encoder
+from async_adag.channels.codec import VALUE_DECODERS, Encoded, Encoder
 from async_adag.channels.doorbell import Doorbell, make_fence
-from async_adag.channels.interface import STOP, Failure
+from async_adag.channels.interface import STOP, Failure, Stop
 from async_adag.channels.memory import PAGE, Mapping, create_file
 from async_adag.protocol.frame import (
     BLOCK,
@@ -25,8 +25,10 @@ from async_adag.protocol.frame import (
     Header,
     Kind,
     layout,
+    pack_bare,
     pack_header,
     split,
+    unpack_bare,
     unpack_header,
 )
 from async_adag.protocol.ring import ReaderCursor, RingLayout, WriterCursor
@@ -38,6 +40,18 @@ _LEASES_SLACK = 8  # a lease is uncounted an instant before its block is free
 LEASE_FROM = 32 * 1024  # bytes; copying less is cheaper than a lease
 
 _STOP_KIND, _ERROR_KIND = int(Kind.STOP), int(Kind.ERROR)
+_NO_BUFFERS: list[memoryview] = []
+
+
+def _decode_failure(body: memoryview, buffers: list[memoryview]) -> Failure:
+    return Failure(bytes(body))
+
+
+def _decode_stop(body: memoryview, buffers: list[memoryview]) -> Stop:
+    return STOP
+
+
+DECODERS = {**VALUE_DECODERS, _ERROR_KIND: _decode_failure, _STOP_KIND: _decode_stop}
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +131,7 @@ class RingWriter:
         if not buffers and size <= INLINE_CAPACITY:
             begin = at + HEADER_SIZE
             self._memory[begin : begin + size] = body
-            pack_header(self._memory, at, Header(kind, INLINE, 0, seq, size, size, 0, 0, 0))
+            pack_bare(self._memory, at, kind, seq, size)
             self.bytes += size
             return
         sizes = [buffer.nbytes for buffer in buffers]
@@ -205,10 +219,17 @@ class RingReader:
 
     def read(self) -> Any:
         """See `interface.Reader`."""
-        header = self._header()
+        at = self._slot()
+        bare = unpack_bare(self._memory, at, self._cursor.tail, INLINE_CAPACITY)
+        header = None if bare is not None else self._header(at)
         try:
+            begin = at + HEADER_SIZE
+            if bare is not None:
+                kind, size = bare
+                self.bytes += size
+                return DECODERS[kind](self._memory[begin : begin + size], _NO_BUFFERS)
+            assert header is not None
             if header.place == INLINE:
-                begin = self._slot() + HEADER_SIZE
                 return self._decode(header, self._memory[begin : begin + header.length], copied=False)
             return self._read_block(header)
         finally:
@@ -216,9 +237,11 @@ class RingReader:
 
     def discard(self) -> None:
         """See `interface.Reader`."""
-        header = self._header()
-        if header.place == BLOCK:
-            self._words[self._returned + header.block] = header.generation
+        at = self._slot()
+        if unpack_bare(self._memory, at, self._cursor.tail, INLINE_CAPACITY) is None:
+            header = self._header(at)
+            if header.place == BLOCK:
+                self._words[self._returned + header.block] = header.generation
         self._give_slot_back()
 
     def arm(self) -> bool:
@@ -245,8 +268,8 @@ class RingReader:
     def _slot(self) -> int:
         return self._slots_begin + self._cursor.tail % self._slots * SLOT
 
-    def _header(self) -> Header:
-        return unpack_header(self._memory, self._slot(), self._cursor.tail, INLINE_CAPACITY, self._blocks)
+    def _header(self, at: int) -> Header:
+        return unpack_header(self._memory, at, self._cursor.tail, INLINE_CAPACITY, self._blocks)
 
     def _give_slot_back(self) -> None:
         self._cursor.take()
@@ -283,10 +306,6 @@ class RingReader:
     def _decode(self, header: Header, payload: memoryview, *, copied: bool) -> Any:
         self.bytes += header.length
         body, buffers = split(payload, header.body, header.buffers)
-        if header.kind == _ERROR_KIND:
-            return Failure(bytes(body))
-        if header.kind == _STOP_KIND:
-            return STOP
         if buffers and not copied:
             # The slot or block is given back on return: values must not point into it.
             buffers = [memoryview(bytes(buffer)) for buffer in buffers]

@@ -114,6 +114,8 @@ def _all_left(engine: Engine) -> bool:
 
 def _await_goodbyes(engine: Engine, patience: _Patience) -> None:
     while not _all_left(engine) and not patience.is_over():
+        if engine.is_on_own_loop():
+            return  # the goodbye needs the very loop that a wait here would stop
         poll = select.poll()
         try:
             poll.register(engine.deployment.supervision.fd, select.POLLIN)

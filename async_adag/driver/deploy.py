@@ -6,6 +6,7 @@ the rendezvous, and the driver then closes what is not its own, so that actors n
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import select
@@ -20,9 +21,11 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError,
 
 from async_adag._version import __version__
 from async_adag.actor.control import Control, LoopState, control_size
-from async_adag.actor.install import READY, Share, install
+from async_adag.actor.install import READY, Share, install, install_here
+from async_adag.actor.ray_runtime import own_actor
 from async_adag.actor.wiring import Endpoints, Wiring, connect_ends, ring_spec, wire
 from async_adag.channels.codec import dumps
+from async_adag.channels.direct import Direct
 from async_adag.channels.doorbell import Doorbell
 from async_adag.channels.memory import create_file
 from async_adag.channels.processes import peer_pidfd
@@ -30,7 +33,7 @@ from async_adag.channels.rendezvous import Listener, receive_text, send_fds
 from async_adag.channels.ring import RingSpec, create_ring
 from async_adag.driver.supervision import Supervision
 from async_adag.errors import CompileActorDied, GraphError
-from async_adag.graph.plan import DRIVER, Plan
+from async_adag.graph.plan import DRIVER, ActorPlan, Plan
 from async_adag.options import Options
 
 
@@ -43,7 +46,8 @@ class Deployment:
         controls: the actors' control pages, by actor.
         bells: every actor's doorbell, by actor.
         supervision: watches the actors.
-        specs: the rings, by channel.
+        specs: the rings, by channel; a channel without one is a hand-over.
+        own_loop: the event loop on which nodes of the driver's own actor run, if there is one.
     """
 
     ends: Endpoints
@@ -51,10 +55,12 @@ class Deployment:
     bells: list[Doorbell]
     supervision: Supervision
     specs: dict[int, RingSpec]
+    own_loop: asyncio.AbstractEventLoop | None
 
-    def transports(self) -> dict[int, str]:
-        """What moves each channel's frames, in words."""
-        return {number: f"shared memory, {spec.slots} slots" for number, spec in self.specs.items()}
+    def transport(self, channel: int) -> str:
+        """What moves a channel's frames, in words."""
+        spec = self.specs.get(channel)
+        return "hand-over" if spec is None else f"shared memory, {spec.slots} slots"
 
     def end_loops(self) -> None:
         """Ask every loop to end after its present method."""
@@ -141,7 +147,15 @@ class _Meeting:
         self._handles = handles
         self._options = options
         self._deadline = time.monotonic() + options.compile_timeout
-        self._specs = _specs(plan, options)
+        own = own_actor()
+        self._instance = own[1] if own is not None else None
+        # Its own actor, if that is in the graph: it cannot answer a call while it is busy compiling.
+        self._own = next((a.number for a in plan.graph.actors if own is not None and a.id == own[0]), None)
+        here = {DRIVER, self._own}
+        local = [c for c in plan.channels if {c.writer, *c.readers} <= here]
+        slots = max(2, options.max_inflight)
+        self._directs = {c.number: Direct(slots, [Doorbell(-1)] * len(c.readers), Doorbell(-1)) for c in local}
+        self._specs = {c.number: ring_spec(c, slots, options.buffer_size) for c in plan.channels if c not in local}
         self._made = _Made()
         undo.callback(self._made.close)
         _make(self._made, plan, self._specs)
@@ -160,23 +174,27 @@ class _Meeting:
     def invite(self) -> None:
         """Call `install` on every actor, all at once."""
         for actor, handle in zip(self._plan.actors, self._handles, strict=True):
-            share = Share(
-                actor,
-                wire(self._plan.channels, actor.actor),
-                self._plan.channels,
-                self._specs,
-                self._options.max_inflight,
-                self._options.spin_ns,
-            )
+            if actor.actor == self._own:
+                continue
             ref = handle.__ray_call__.remote(
                 install,
                 __version__,
                 self._listener.address,
                 actor.actor,
-                dumps(share),
+                dumps(self._share(actor)),
                 self._options.compile_timeout,
             )
             self._guests[actor.actor] = _Guest(actor.actor, ref)
+
+    def _share(self, actor: ActorPlan) -> Share:
+        return Share(
+            actor,
+            wire(self._plan.channels, actor.actor),
+            self._plan.channels,
+            self._specs,
+            self._options.max_inflight,
+            self._options.spin_ns,
+        )
 
     def wait(self, cancelled: Callable[[], bool]) -> None:
         """Wait until every actor is ready."""
@@ -214,14 +232,41 @@ class _Meeting:
                 self._epoll.unregister(guest.connection.fileno())
                 supervision.watch(guest.number, guest.pidfd, guest.connection)
                 guest.connection, guest.pidfd = None, -1
+            own_fds = self._own_fds()
             fds = [made.bells.pop(process) for process in wiring.doorbells]
-            fds += [made.rings.pop(channel) for channel in wiring.channels]
-            ends = connect_ends(wiring, fds, self._plan.channels, self._specs, {})
+            fds += [made.rings.pop(channel, -1) for channel in wiring.channels]
+            ends = connect_ends(wiring, fds, self._plan.channels, self._specs, self._directs)
+            undo.callback(ends.close)
+            for number, direct in self._directs.items():
+                channel = self._plan.channels[number]
+                bell = {actor.actor: bells[actor.actor] for actor in self._plan.actors} | {DRIVER: ends.doorbell}
+                direct.doorbells = [bell[reader] for reader in channel.readers]
+                direct.writer_doorbell = bell[channel.writer]
+            own_loop = self._install_here(own_fds, supervision)
             undo.pop_all()
         made.close()
         self._listener.close()
         self._epoll.close()
-        return Deployment(ends, self._controls, bells, supervision, self._specs)
+        return Deployment(ends, self._controls, bells, supervision, self._specs, own_loop)
+
+    def _own_fds(self) -> list[int]:
+        """What the loop of the driver's own actor is handed: duplicates, since it closes them by itself."""
+        if self._own is None:
+            return []
+        wiring = wire(self._plan.channels, self._own)
+        fds = [os.dup(self._made.bells[process]) for process in wiring.doorbells]
+        return fds + [
+            os.dup(self._made.rings[channel]) if channel in self._made.rings else -1 for channel in wiring.channels
+        ]
+
+    def _install_here(self, fds: list[int], supervision: Supervision) -> asyncio.AbstractEventLoop | None:
+        if self._own is None:
+            return None
+        share = self._share(self._plan.actors[self._own])
+        ends = connect_ends(share.wiring, fds, self._plan.channels, self._specs, self._directs)
+        ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        supervision.watch(self._own, None, ours)
+        return install_here(self._instance, share, ends, self._controls[self._own], its)
 
     def _greet(self) -> None:
         connection = self._listener.accept()
@@ -314,11 +359,6 @@ class _Meeting:
                 guest.connection.close()
             if guest.pidfd >= 0:
                 os.close(guest.pidfd)
-
-
-def _specs(plan: Plan, options: Options) -> dict[int, RingSpec]:
-    slots = max(2, options.max_inflight)
-    return {c.number: ring_spec(c, slots, options.buffer_size) for c in plan.channels}
 
 
 def _make(made: _Made, plan: Plan, specs: dict[int, RingSpec]) -> None:

@@ -33,6 +33,7 @@ from async_adag.errors import (
     GraphBroken,
     GraphClosed,
 )
+from async_adag.graph.model import FromNode
 from async_adag.graph.plan import Plan
 from async_adag.observe.stats import Stats, take_stats
 from async_adag.options import Options, check_timeout
@@ -45,7 +46,7 @@ Sinks = list[Any]
 
 
 class Engine:
-    """See the module. ``owner`` is the compiled graph that users hold; it is kept alive while tasks wait for it."""
+    """See the module. ``owner`` is the compiled graph that users hold; it lives while tasks wait for it."""
 
     def __init__(self, plan: Plan, deployment: Deployment, options: Options) -> None:
         self.plan = plan
@@ -75,6 +76,7 @@ class Engine:
         self._parking: Parking | None = None
         self._loop = LoopBinding(self)
         self._warned = False
+        self._taking = False
         self._quiet: list[Waiter] = []  # who waits until nothing is in flight and STOP may be written
         self._leaving: list[Waiter] = []  # who waits until every actor has left
 
@@ -179,7 +181,7 @@ class Engine:
                 return
             self.line.leave(waiter)
         raise CapacityExceeded(
-            f"{self.ledger.in_flight} executions are in flight (max_inflight={self.options.max_inflight}) and none "
+            f"{self.ledger.in_flight} executions are in flight (max_inflight={self.options.max_inflight}), none "
             f"arrived within submit_timeout={timeout:g} s{self.describe_computing()}"
         )
 
@@ -230,17 +232,19 @@ class Engine:
 
     def take_in(self) -> None:
         """Take in every frame that has arrived, settle its sinks, and let waiters have the places."""
-        if self.life.state not in (State.OPEN, State.DRAINING):
+        if self._taking or self.life.state not in (State.OPEN, State.DRAINING):
             return
         arrived = self.ledger.arrived
+        self._taking = True  # unpickling runs code of the user's, which may come back here
         try:
             for channel, reader in enumerate(self._readers):
                 while reader.may_read():
                     self._arrive(channel, reader)
-        except FrameError:
-            where = str(self.plan.results()[channel].values)
-            self.fail(lambda seq: GraphBroken(f"the channel of {where} failed at execution {seq}: {error}"))
+        except FrameError as error:
+            self.fail(self._channel_failed(channel, str(error)))
             return
+        finally:
+            self._taking = False
         if self.ledger.arrived != arrived:
             self._tell()
         if self.line:
@@ -380,11 +384,21 @@ class Engine:
             self._parking = Parking(deployment.ends.doorbell, [deployment.supervision.fd], self.options.spin_ns)
         return self._parking
 
+    def is_on_own_loop(self) -> bool:
+        """Whether this is a blocking moment on the event loop that runs nodes of this very graph."""
+        own = self.deployment.own_loop
+        return own is not None and own is asyncio._get_running_loop()
+
     def _warn_if_on_loop(self, instead: str) -> None:
         try:
-            asyncio.get_running_loop()
+            loop = asyncio.get_running_loop()
         except RuntimeError:
             return
+        if loop is self.deployment.own_loop:
+            raise RuntimeError(
+                "a node of this graph runs on this very event loop, so that a blocking call here would wait for "
+                f"ever: use `await compiled.{instead}(...)`"
+            )
         if not self._warned:
             self._warned = True
             warnings.warn(
@@ -448,6 +462,17 @@ class Engine:
         said = "its loop ended" if left.how is Departure.GOODBYE else left.text
         return lambda seq: GraphBroken(
             f"{actor.name} left the graph, {doing}: {said}; "
+            + (f"execution {seq} had not arrived" if seq >= 0 else "the graph is broken")
+        )
+
+    def _channel_failed(self, result: int, text: str) -> Callable[[int], AdagError]:
+        channel = self.plan.results()[result]
+        actor = self.plan.graph.actors[channel.writer]
+        nodes = ", ".join(
+            self.plan.graph.label(value.node) for value in channel.values if isinstance(value, FromNode)
+        )
+        return lambda seq: GraphBroken(
+            f"the channel of {nodes} to the driver failed: {text}; {actor} wrote it; "
             + (f"execution {seq} had not arrived" if seq >= 0 else "the graph is broken")
         )
 

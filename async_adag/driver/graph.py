@@ -155,7 +155,7 @@ class CompiledGraph(GraphCalls):
 
     def visualize(self) -> str:
         """The graph as text, in the order of flow: the same each time."""
-        return draw_text(self._engine.plan, self._engine.deployment.transports())
+        return draw_text(self._engine.plan, self._engine.deployment.transport)
 
     def teardown(self) -> None:
         """Abandon what is in flight, after taking in what has arrived, and free the actors. Idempotent.

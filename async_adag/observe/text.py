@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from async_adag.graph.model import Const, FromInput, FromNode, Source
 from async_adag.graph.plan import DRIVER, Channel, Plan
 
 
-def draw_text(plan: Plan, transports: dict[int, str]) -> str:
+def draw_text(plan: Plan, transport: Callable[[int], str]) -> str:
     """The plan in the order of flow: the input and its keys, actors with their nodes and channels, the output.
 
     Args:
         plan: the plan.
-        transports: what moves each channel's frames, by channel.
+        transport: what moves a channel's frames, in words.
     """
     graph = plan.graph
     signature = graph.signature
     keys = [f"[{position}]" for position in range(signature.positional)] if _by_part(plan) else []
     keys += [f"[{name!r}]" for name in signature.keywords]
     lines = [f"Input {' '.join(keys)}".rstrip()]
-    lines += [_channel(plan, channel, transports) for channel in plan.inputs()]
+    lines += [_channel(plan, channel, transport) for channel in plan.inputs()]
     for actor in graph.actors:
         lines.append(str(actor))
         for node in graph.nodes:
@@ -28,7 +30,7 @@ def draw_text(plan: Plan, transports: dict[int, str]) -> str:
             arguments += [f"{name}={_source(plan, source)}" for name, source in node.kwargs]
             lines.append(f"  {node.method}({', '.join(arguments)})  #{node.number}")
             lines += [
-                "  " + _channel(plan, channel, transports)
+                "  " + _channel(plan, channel, transport)
                 for channel in plan.channels
                 if channel.writer == actor.number and _node_of(channel) == node.number
             ]
@@ -50,10 +52,10 @@ def _node_of(channel: Channel) -> int:
     return value.node if isinstance(value, FromNode) else DRIVER
 
 
-def _channel(plan: Plan, channel: Channel, transports: dict[int, str]) -> str:
+def _channel(plan: Plan, channel: Channel, transport: Callable[[int], str]) -> str:
     readers = ", ".join("Output" if r == DRIVER else str(plan.graph.actors[r]) for r in channel.readers)
     values = ", ".join(_source(plan, value) for value in channel.values) or "trigger"
-    return f"  channel {channel.number}: {values} -> {readers}  [{transports[channel.number]}]"
+    return f"  channel {channel.number}: {values} -> {readers}  [{transport(channel.number)}]"
 
 
 def _source(plan: Plan, source: Source) -> str:

@@ -1,7 +1,8 @@
 """The frame: what one execution puts on one channel.
 
-A frame is a fixed header in a ring slot, followed by its payload: right behind the header when it fits there
-(inline), else in a block of the same memory file. A payload is laid out as
+A frame is a header in a ring slot, followed by its payload: right behind the header when it fits there (inline),
+else in a block of the same memory file. Most frames are small and have no buffers; their header is the first
+part of the full one, which costs half as much to write and to check. A payload is laid out as
 
     [lengths of the buffers, 8 bytes each] [body] [padding] [buffer 0] [padding] [buffer 1] …
 
@@ -23,11 +24,13 @@ ALIGNMENT = 64
 MAX_BUFFERS = 1 << 20
 
 _HEADER = struct.Struct("=IBBHQQQQQQ")
+_BARE = struct.Struct("=IBBHQQ")  # the same, as far as a bare frame needs it
 HEADER_SIZE = 64
 assert _HEADER.size <= HEADER_SIZE
 
-INLINE = 0
-BLOCK = 1
+BARE = 0  # inline, without buffers: the payload is the body
+INLINE = 1
+BLOCK = 2
 
 
 class Kind(IntEnum):
@@ -55,7 +58,7 @@ class Header(NamedTuple):
 
     Attributes:
         kind: what the body is (a `Kind`, as a plain integer).
-        place: `INLINE`, or `BLOCK` when the payload lies in a block.
+        place: `BARE`, `INLINE`, or `BLOCK` when the payload lies in a block.
         buffers: how many out-of-band buffers the payload has.
         seq: the execution, counted from 0.
         body: bytes of the body.
@@ -84,6 +87,19 @@ def pack_header(target: memoryview, at: int, header: Header) -> None:
     )
 
 
+def pack_bare(target: memoryview, at: int, kind: int, seq: int, body: int) -> None:
+    """Write the header of a bare frame."""
+    _BARE.pack_into(target, at, MAGIC, kind, BARE, 0, seq, body)
+
+
+def unpack_bare(source: memoryview, at: int, seq: int, inline_capacity: int) -> tuple[int, int] | None:
+    """The kind and the length of a bare frame's body; None when `unpack_header` has to look."""
+    magic, kind, place, _, got, body = _BARE.unpack_from(source, at)
+    if magic == MAGIC and place == BARE and got == seq and kind < _KINDS and body <= inline_capacity:
+        return kind, body
+    return None
+
+
 def unpack_header(source: memoryview, at: int, seq: int, inline_capacity: int, blocks: int) -> Header:
     """Read and check the header at byte ``at`` of ``source``.
 
@@ -107,6 +123,8 @@ def unpack_header(source: memoryview, at: int, seq: int, inline_capacity: int, b
         raise FrameError(f"unknown kind of frame {kind}")
     buffers = packed >> 32
     block = packed & 0xFFFFFFFF
+    if place == BARE:
+        raise FrameError(f"a bare body of {body} bytes cannot lie inline in {inline_capacity}")
     if place == INLINE:
         if length > inline_capacity:
             raise FrameError(f"{length} bytes cannot lie inline in {inline_capacity}")
