@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
+from async_adag.actor.ray_runtime import plain_method
 from async_adag.channels.codec import Encoded
 from async_adag.channels.failures import encode_failure
 from async_adag.channels.interface import Failure, Reader, Writer
@@ -26,7 +26,7 @@ class Call:
     ) -> None:
         self.number = number
         self.label = task.label
-        self.method: Callable[..., Any] = getattr(instance, task.method)
+        self.method = plain_method(instance, task.method)
         self.args = task.args
         self.kwargs = task.kwargs
         self.results = task.results
@@ -36,6 +36,11 @@ class Call:
     def arguments(self, registers: list[Any]) -> tuple[list[Any], dict[str, Any]] | Failure:
         """The arguments, or the first failure among them."""
         args = [registers[register] for register in self.args]
+        if not self.kwargs:
+            for value in args:
+                if type(value) is Failure:
+                    return value
+            return args, {}
         kwargs = {name: registers[register] for name, register in self.kwargs}
         for value in args:
             if type(value) is Failure:

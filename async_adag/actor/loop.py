@@ -10,7 +10,8 @@ from typing import Any
 from async_adag.actor.calls import Call, calls_of, first_registers, unpack
 from async_adag.actor.control import Control, LoopState
 from async_adag.actor.wiring import Endpoints
-from async_adag.channels.interface import STOP, Failure, Reader, Stop, Writer
+from async_adag.channels.codec import Encoded
+from async_adag.channels.interface import STOP, Failure, Writer
 from async_adag.channels.parking import Parking, SentinelFired
 from async_adag.graph.plan import ActorPlan
 from async_adag.protocol.frame import FrameError
@@ -91,34 +92,29 @@ class ThreadLoop:
             raise _Ended
         for call in self._calls:
             for _, reader, targets in call.reads:
-                value = self._read(call, reader)
-                if type(value) is Stop:
+                while not reader.may_read():
+                    self._wait(reader.may_read, reader.arm)
+                try:
+                    value = reader.read()
+                except FrameError:
+                    raise
+                except Exception as error:
+                    value = call.unreadable(error)
+                if value is STOP:
                     self._pass_on_stop()
                     return False
                 unpack(registers, targets, value)
-            arguments = call.arguments(registers)
-            if type(arguments) is Failure:
-                call.store(registers, arguments)
-            else:
-                call.store(registers, self._compute(call, seq, *arguments))  # type: ignore[misc]
-            del arguments
+                del value
+            call.store(registers, self._compute(call, seq, registers))
             for _, writer, sources in call.writes:
-                encoded = call.encode(writer, registers, sources)
-                self._write(call, writer, encoded)
-                del encoded
+                self._write(call, writer, call.encode(writer, registers, sources))
         return True
 
-    def _read(self, call: Call, reader: Reader) -> Any:
-        while not reader.may_read():
-            self._wait(reader.may_read, reader.arm)
-        try:
-            return reader.read()
-        except FrameError:
-            raise
-        except Exception as error:
-            return call.unreadable(error)
-
-    def _compute(self, call: Call, seq: int, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    def _compute(self, call: Call, seq: int, registers: list[Any]) -> Any:
+        arguments = call.arguments(registers)
+        if type(arguments) is Failure:
+            return arguments
+        args, kwargs = arguments  # type: ignore[misc]
         control = self._control
         with self._turn:
             began = control.enter(call.number, seq)
@@ -132,7 +128,7 @@ class ThreadLoop:
             finally:
                 control.leave(call.number, began)
 
-    def _write(self, call: Call, writer: Writer, encoded: Any) -> None:
+    def _write(self, call: Call, writer: Writer, encoded: Encoded) -> None:
         while not writer.may_write():
             self._wait(writer.may_write, writer.arm)
         call.stage(writer, encoded)

@@ -7,7 +7,11 @@ how an actor that has to end is ended from another thread than its own (Ray 2.60
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
+from collections.abc import Callable
+from types import MethodType
+from typing import Any
 
 import ray
 
@@ -35,6 +39,22 @@ def own_actor() -> tuple[str, object] | None:
         return None
     instance = global_worker.actors.get(global_worker.actor_id)
     return None if instance is None else (global_worker.actor_id.hex(), instance)
+
+
+def plain_method(instance: object, name: str) -> Callable[..., Any]:
+    """A method of the actor, without the wrapper by which Ray resumes a caller's trace.
+
+    That wrapper does nothing when there is no trace to resume, as in a compiled graph, but costs a call.
+
+    Raises:
+        AttributeError: the actor has no such method.
+    """
+    method = getattr(instance, name)
+    function = getattr(method, "__func__", None)
+    if function is not None and "_ray_trace_ctx" in inspect.signature(function, follow_wrapped=False).parameters:
+        return MethodType(inspect.unwrap(function), instance)
+    bound: Callable[..., Any] = method
+    return bound
 
 
 def end_actor() -> None:

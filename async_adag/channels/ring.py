@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import struct
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,20 +94,23 @@ def create_ring(spec: RingSpec) -> int:
 class RingWriter:
     """The writing end. ``doorbells`` are the readers', in their order. Owns ``fd``."""
 
+    may_write: Callable[[], bool]
+    arm: Callable[[], bool]
+
     def __init__(self, spec: RingSpec, fd: int, doorbells: list[Doorbell]) -> None:
         self._fd = fd
         layout = spec.layout()
         mapping = Mapping(fd, 0, spec.size())
         words = mapping.words(layout.words)
         self._memory = mapping.view
-        self._words = words
-        self._cursor = WriterCursor(words, layout)
+        self._cursor = WriterCursor(words, layout, make_fence())
+        self.may_write = self._cursor.may_write
+        self.arm = self._cursor.arm
         self._pool = BlockPool(fd, spec.size(), words, layout, spec.keep)
         self._slots = spec.slots
         self._slots_begin = spec.slots_begin()
-        self._readers = list(zip(layout.parked, doorbells, strict=True))
+        self._doorbells = doorbells
         self._encoder = Encoder()
-        self._fence = make_fence()
         self._staged: Block | None = None
         self.bytes = 0
 
@@ -117,10 +121,6 @@ class RingWriter:
         if value is STOP:
             return _STOP_KIND, b"", []
         return self._encoder.encode(value)
-
-    def may_write(self) -> bool:
-        """See `interface.Writer`."""
-        return self._cursor.may_write()
 
     def stage(self, encoded: Encoded) -> None:
         """See `interface.Writer`."""
@@ -162,22 +162,8 @@ class RingWriter:
     def publish(self) -> None:
         """See `interface.Writer`."""
         self._staged = None
-        self._cursor.publish()
-        self._fence()  # pairs with the fence in RingReader.arm: parking, step (2) of protocol/ring.py
-        words = self._words
-        for parked, doorbell in self._readers:
-            if words[parked]:
-                words[parked] = 0
-                doorbell.ring()
-
-    def arm(self) -> bool:
-        """See `interface.Writer`."""
-        self._cursor.set_parked(1)
-        self._fence()  # pairs with the fence in RingReader._give_slot_back
-        if self._cursor.may_write():
-            self._cursor.set_parked(0)
-            return True
-        return False
+        for reader in self._cursor.publish():
+            self._doorbells[reader].ring()
 
     def backed_bytes(self) -> int:
         """Bytes of payload memory that this channel keeps."""
@@ -188,21 +174,25 @@ class RingWriter:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
-        for name in ("_memory", "_words", "_cursor", "_pool", "_staged"):
+        for name in ("_memory", "_cursor", "may_write", "arm", "_pool", "_staged"):
             self.__dict__.pop(name, None)
 
 
 class RingReader:
     """Reading end number ``reader``. ``doorbell`` is the writer's. Owns ``fd``."""
 
+    may_read: Callable[[], bool]
+    arm: Callable[[], bool]
+
     def __init__(self, spec: RingSpec, fd: int, reader: int, doorbell: Doorbell) -> None:
         self._fd = fd
         layout = spec.layout()
         mapping = Mapping(fd, 0, spec.size())
-        self._mapping = mapping
         self._memory = mapping.view
         self._words = mapping.words(layout.words)
-        self._cursor = ReaderCursor(self._words, layout, reader)
+        self._cursor = ReaderCursor(self._words, layout, reader, make_fence())
+        self.may_read = self._cursor.may_read
+        self.arm = self._cursor.arm
         self._slots = spec.slots
         self._slots_begin = spec.slots_begin()
         self._blocks = layout.blocks
@@ -210,17 +200,13 @@ class RingReader:
         self._mapped: dict[int, tuple[int, Mapping]] = {}  # block: (offset, mapping)
         self._leases = _Leases(self._words)
         self._doorbell = doorbell
-        self._fence = make_fence()
         self.bytes = 0
-
-    def may_read(self) -> bool:
-        """See `interface.Reader`."""
-        return self._cursor.may_read()
 
     def read(self) -> Any:
         """See `interface.Reader`."""
-        at = self._slot()
-        bare = unpack_bare(self._memory, at, self._cursor.tail, INLINE_CAPACITY)
+        seq = self._cursor.tail
+        at = self._slots_begin + seq % self._slots * SLOT
+        bare = unpack_bare(self._memory, at, seq, INLINE_CAPACITY)
         header = None if bare is not None else self._header(at)
         try:
             begin = at + HEADER_SIZE
@@ -233,25 +219,19 @@ class RingReader:
                 return self._decode(header, self._memory[begin : begin + header.length], copied=False)
             return self._read_block(header)
         finally:
-            self._give_slot_back()
+            if self._cursor.take():
+                self._doorbell.ring()
 
     def discard(self) -> None:
         """See `interface.Reader`."""
-        at = self._slot()
-        if unpack_bare(self._memory, at, self._cursor.tail, INLINE_CAPACITY) is None:
+        seq = self._cursor.tail
+        at = self._slots_begin + seq % self._slots * SLOT
+        if unpack_bare(self._memory, at, seq, INLINE_CAPACITY) is None:
             header = self._header(at)
             if header.place == BLOCK:
                 self._words[self._returned + header.block] = header.generation
-        self._give_slot_back()
-
-    def arm(self) -> bool:
-        """See `interface.Reader`."""
-        self._cursor.set_parked(1)
-        self._fence()  # pairs with the fence in RingWriter.publish
-        if self._cursor.may_read():
-            self._cursor.set_parked(0)
-            return True
-        return False
+        if self._cursor.take():
+            self._doorbell.ring()
 
     def leased(self) -> int:
         """How many blocks are held by values that were read here."""
@@ -262,20 +242,11 @@ class RingReader:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
-        for name in ("_memory", "_words", "_cursor", "_mapping", "_mapped", "_leases"):
+        for name in ("_memory", "_words", "_cursor", "may_read", "arm", "_mapped", "_leases"):
             self.__dict__.pop(name, None)
-
-    def _slot(self) -> int:
-        return self._slots_begin + self._cursor.tail % self._slots * SLOT
 
     def _header(self, at: int) -> Header:
         return unpack_header(self._memory, at, self._cursor.tail, INLINE_CAPACITY, self._blocks)
-
-    def _give_slot_back(self) -> None:
-        self._cursor.take()
-        self._fence()  # pairs with the fence in RingWriter.arm
-        if self._cursor.must_wake_writer():
-            self._doorbell.ring()
 
     def _read_block(self, header: Header) -> Any:
         mapping = self._map(header)

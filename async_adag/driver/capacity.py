@@ -53,6 +53,10 @@ class Line:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    def is_empty(self) -> bool:
+        """Whether nobody waits."""
+        return not self._waiting
+
     def join(self, waiter: Waiter) -> None:
         """Stand at the end."""
         self._waiting.append(waiter)

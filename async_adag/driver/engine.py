@@ -15,7 +15,6 @@ from collections.abc import Callable
 from typing import Any
 
 from async_adag.actor.control import LoopState
-from async_adag.channels.codec import Encoded
 from async_adag.channels.failures import decode_failure
 from async_adag.channels.interface import STOP, Failure, Reader, Stop, Writer
 from async_adag.channels.parking import Parking, SentinelFired
@@ -75,6 +74,7 @@ class Engine:
         self._leading = False
         self._parking: Parking | None = None
         self._loop = LoopBinding(self)
+        self._outputs = range(len(plan.outputs))
         self._warned = False
         self._taking = False
         self._quiet: list[Waiter] = []  # who waits until nothing is in flight and STOP may be written
@@ -87,15 +87,23 @@ class Engine:
         if self._error is not None:
             raise self._error.with_traceback(None)
 
-    async def submit_async(self, args: tuple[Any, ...], kwargs: dict[str, Any], owner: object) -> Sinks:
-        """Admit an execution for a task; one future for each output."""
+    def submit_now(self, args: tuple[Any, ...], kwargs: dict[str, Any], owner: object) -> Sinks | None:
+        """Admit an execution for a task, one future for each output; None where it would have to wait."""
         self._arguments.check(args, kwargs)
+        with self.lock:
+            if self._error is not None:
+                self.check_open()
+            loop = self._loop.bind()
+            if self.line.is_empty() and self._has_place():
+                self.ledger.reserve()
+                return self._admit_futures(loop, args, kwargs, owner)
+        return None
+
+    async def submit_async(self, args: tuple[Any, ...], kwargs: dict[str, Any], owner: object) -> Sinks:
+        """Admit an execution for a task, after those who came before; one future for each output."""
         with self.lock:
             self.check_open()
             loop = self._loop.bind()
-            if not self.line and self._has_place():
-                self.ledger.reserve()
-                return self._admit_futures(loop, args, kwargs, owner)
             waiter = Waiter(loop.create_future())
             self.line.join(waiter)
             self._loop.settle_in()
@@ -115,21 +123,10 @@ class Engine:
                 self.check_open()
             return self._admit_futures(loop, args, kwargs, owner)
 
-    def try_submit_async(self, args: tuple[Any, ...], owner: object) -> Sinks | None:
-        """Admit an execution for a task if that needs no waiting, else None."""
-        self._arguments.check(args, {})
-        with self.lock:
-            self.check_open()
-            loop = self._loop.bind()
-            if self.line or not self._has_place():
-                return None
-            self.ledger.reserve()
-            return self._admit_futures(loop, args, {}, owner)
-
     def _admit_futures(
         self, loop: asyncio.AbstractEventLoop, args: tuple[Any, ...], kwargs: dict[str, Any], owner: object
     ) -> Sinks:
-        sinks: Sinks = [loop.create_future() for _ in self.plan.outputs]
+        sinks: Sinks = [loop.create_future() for _ in self._outputs]
         self._admit(args, kwargs, sinks)
         self._loop.keep(owner)
         return sinks
@@ -146,7 +143,7 @@ class Engine:
         with self.lock:
             self.check_open()
             waiter = None
-            if not self.line and self._has_place():
+            if self.line.is_empty() and self._has_place():
                 self.ledger.reserve()
             else:
                 waiter = Waiter()
@@ -157,7 +154,7 @@ class Engine:
             if self._error is not None:
                 self.ledger.release()
                 self.check_open()
-            refs = [GraphRef(self, owner, number) for number in range(len(self.plan.outputs))]
+            refs = [GraphRef(self, owner, number) for number in self._outputs]
             entry = self._admit(args, kwargs, refs)
             for ref in refs:
                 ref.number(entry.seq)
@@ -188,16 +185,17 @@ class Engine:
     def _admit(self, args: tuple[Any, ...], kwargs: dict[str, Any], sinks: Sinks) -> Entry[Sinks]:
         """Send an execution whose place is reserved."""
         writers = self._writers
-        staged: list[Writer] = []
         try:
-            frames: list[Encoded] = []
-            for writer, value in zip(writers, self._arguments.values(args, kwargs), strict=True):
-                frames.append(writer.encode(value))
-            for writer, frame in zip(writers, frames, strict=True):
-                staged.append(writer)
-                writer.stage(frame)
+            if len(writers) == 1:
+                writers[0].stage(writers[0].encode(self._arguments.values(args, kwargs)[0]))
+            else:
+                # All are pickled before any is staged, and all staged before any is sent.
+                values = self._arguments.values(args, kwargs)
+                frames = [writer.encode(value) for writer, value in zip(writers, values, strict=True)]
+                for writer, frame in zip(writers, frames, strict=True):
+                    writer.stage(frame)
         except BaseException as error:
-            for writer in staged:
+            for writer in writers:
                 writer.unstage()
             self.ledger.release()
             self._grant()
@@ -217,12 +215,15 @@ class Engine:
         return self.ledger.has_place() and self._may_write()
 
     def _may_write(self) -> bool:
-        return all(writer.may_write() for writer in self._writers)
+        for writer in self._writers:  # noqa: SIM110 - a generator costs more than the question
+            if not writer.may_write():
+                return False
+        return True
 
     def _grant(self) -> None:
         line = self.line
         granted = False
-        while line and self.ledger.has_place() and self._may_write():
+        while not line.is_empty() and self.ledger.has_place() and self._may_write():
             line.grant_next()
             granted = True
         if granted:
@@ -247,7 +248,7 @@ class Engine:
             self._taking = False
         if self.ledger.arrived != arrived:
             self._tell()
-        if self.line:
+        if not self.line.is_empty():
             self._grant()
         if self.ledger.in_flight == 0:
             self._loop.release()
@@ -271,20 +272,18 @@ class Engine:
         sinks = self.ledger.arrive(channel).payload
         for number, position in self._routes[channel]:
             part = value if position is None or error is not None else value[position]
-            self._settle(sinks[number], part, error)
-
-    def _settle(self, sink: Any, value: Any, error: BaseException | None) -> None:
-        if type(sink) is GraphRef:
-            sink.settle(value, error)
-        else:
-            self._loop.settle(sink, value, error)
+            sink = sinks[number]
+            if type(sink) is GraphRef:
+                sink.settle(part, error)
+            else:
+                self._loop.settle(sink, part, error)
 
     def arm(self) -> bool:
         """Arm all that this process waits for; True if something of it is there already."""
         there = False
         for reader in self._readers:
             there |= reader.arm()
-        if self.line or self._quiet:
+        if self._quiet or not self.line.is_empty():
             for writer in self._writers:
                 if not writer.may_write():
                     there |= writer.arm()
@@ -488,7 +487,11 @@ class Engine:
             error = reason(entry.seq)
             for channel in channels:
                 for number, _ in self._routes[channel]:
-                    self._settle(entry.payload[number], None, error)
+                    sink = entry.payload[number]
+                    if type(sink) is GraphRef:
+                        sink.settle(None, error)
+                    else:
+                        self._loop.settle(sink, None, error)
         self.line.dismiss(self._error)
         _wake_all(self._quiet)
         self.deployment.end_loops()

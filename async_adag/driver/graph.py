@@ -41,7 +41,8 @@ class GraphCalls:
             GraphBroken: an actor died or a channel failed.
             Exception: whatever pickling the arguments raised; nothing was sent.
         """
-        sinks = await self._engine.submit_async(args, kwargs, self._owner)
+        engine, owner = self._engine, self._owner
+        sinks = engine.submit_now(args, kwargs, owner) or await engine.submit_async(args, kwargs, owner)
         if self._timeout is not None:
             self._set_deadlines(sinks, self._timeout)
         return FutureList(sinks) if self._engine.plan.graph.multi else sinks[0]
@@ -51,7 +52,11 @@ class GraphCalls:
 
         Raises as `execute_async`, and whatever a node raised.
         """
-        return await (await self.execute_async(*args, **kwargs))
+        engine, owner = self._engine, self._owner
+        sinks = engine.submit_now(args, kwargs, owner) or await engine.submit_async(args, kwargs, owner)
+        if self._timeout is not None:
+            self._set_deadlines(sinks, self._timeout)
+        return await (FutureList(sinks) if engine.plan.graph.multi else sinks[0])
 
     def execute(self, *args: Any, **kwargs: Any) -> GraphRef | RefList:
         """Admit an execution from a thread; waits up to ``submit_timeout`` while the graph is full.
@@ -92,7 +97,7 @@ class GraphCalls:
         return self._one(await self._engine.submit_async((item,), {}, self._owner))
 
     def _try_submit_one(self, item: Any) -> asyncio.Future[Any] | None:
-        sinks = self._engine.try_submit_async((item,), self._owner)
+        sinks = self._engine.submit_now((item,), {}, self._owner)
         return None if sinks is None else self._one(sinks)
 
     def _one(self, sinks: Sinks) -> asyncio.Future[Any]:

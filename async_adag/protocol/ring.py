@@ -16,6 +16,7 @@ The words are given as anything indexable, so that the rules run over a list as 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 WORD = 8
@@ -63,13 +64,15 @@ class RingLayout:
 
 
 class WriterCursor:
-    """The writer's side of the rules."""
+    """The writer's side of the rules. ``fence`` is a full memory fence."""
 
-    __slots__ = ("_layout", "_limit", "_words", "head")
+    __slots__ = ("_fence", "_layout", "_limit", "_parked", "_words", "head")
 
-    def __init__(self, words: Words, layout: RingLayout) -> None:
+    def __init__(self, words: Words, layout: RingLayout, fence: Callable[[], object]) -> None:
         self._words = words
         self._layout = layout
+        self._fence = fence
+        self._parked = list(enumerate(layout.parked))
         self.head = words[layout.head]
         self._limit = self.head  # head may grow up to here before the tails are looked at again
 
@@ -78,26 +81,41 @@ class WriterCursor:
         if self.head < self._limit:
             return True
         words = self._words
-        self._limit = min(words[tail] for tail in self._layout.tails) + self._layout.slots
+        self._limit = min([words[tail] for tail in self._layout.tails]) + self._layout.slots
         return self.head < self._limit
 
-    def publish(self) -> None:
-        """Hand the slot of ``head`` to the readers."""
+    def publish(self) -> list[int]:
+        """Hand the slot of ``head`` to the readers; returns those whose doorbells are to be rung."""
+        words = self._words
         self.head += 1
-        self._words[self._layout.head] = self.head
+        words[self._layout.head] = self.head
+        self._fence()  # pairs with the one in ReaderCursor.arm
+        sleepers = []
+        for reader, parked in self._parked:
+            if words[parked]:
+                words[parked] = 0
+                sleepers.append(reader)
+        return sleepers
 
-    def set_parked(self, parked: int) -> None:
-        """Say whether the writer is about to sleep until a slot is free."""
-        self._words[self._layout.writer_parked] = parked
+    def arm(self) -> bool:
+        """Be about to sleep until a slot is free; True if one is free already."""
+        words = self._words
+        words[self._layout.writer_parked] = 1
+        self._fence()  # pairs with the one in ReaderCursor.take
+        if self.may_write():
+            words[self._layout.writer_parked] = 0
+            return True
+        return False
 
 
 class ReaderCursor:
-    """One reader's side of the rules."""
+    """One reader's side of the rules. ``fence`` is a full memory fence."""
 
-    __slots__ = ("_head", "_parked", "_tail", "_words", "_writer_parked", "tail")
+    __slots__ = ("_fence", "_head", "_parked", "_tail", "_words", "_writer_parked", "tail")
 
-    def __init__(self, words: Words, layout: RingLayout, reader: int) -> None:
+    def __init__(self, words: Words, layout: RingLayout, reader: int, fence: Callable[[], object]) -> None:
         self._words = words
+        self._fence = fence
         self._head = layout.head
         self._writer_parked = layout.writer_parked
         self._tail = layout.tails[reader]
@@ -108,18 +126,23 @@ class ReaderCursor:
         """Whether a frame has been published that this reader has not taken."""
         return self._words[self._head] > self.tail
 
-    def take(self) -> None:
-        """Give the slot of ``tail`` back to the writer."""
+    def take(self) -> bool:
+        """Give the slot of ``tail`` back to the writer; True if its doorbell is to be rung."""
+        words = self._words
         self.tail += 1
-        self._words[self._tail] = self.tail
-
-    def must_wake_writer(self) -> bool:
-        """After a fence: whether the writer sleeps and is to be woken; clears the mark."""
-        if self._words[self._writer_parked]:
-            self._words[self._writer_parked] = 0
+        words[self._tail] = self.tail
+        self._fence()  # pairs with the one in WriterCursor.arm
+        if words[self._writer_parked]:
+            words[self._writer_parked] = 0
             return True
         return False
 
-    def set_parked(self, parked: int) -> None:
-        """Say whether this reader is about to sleep until a frame is published."""
-        self._words[self._parked] = parked
+    def arm(self) -> bool:
+        """Be about to sleep until a frame is published; True if one is there already."""
+        words = self._words
+        words[self._parked] = 1
+        self._fence()  # pairs with the one in WriterCursor.publish
+        if words[self._head] > self.tail:
+            words[self._parked] = 0
+            return True
+        return False
