@@ -12,7 +12,7 @@ from async_adag.driver import closing
 from async_adag.driver.engine import Engine, Sinks
 from async_adag.driver.results import FutureList, GraphRef, RefList
 from async_adag.driver.stream import stream
-from async_adag.errors import ExecutionTimeout
+from async_adag.errors import CapacityExceeded, ExecutionTimeout
 from async_adag.observe.stats import Stats
 from async_adag.observe.text import draw_text
 from async_adag.options import check_timeout
@@ -41,10 +41,10 @@ class GraphCalls:
             GraphBroken: an actor died or a channel failed.
             Exception: whatever pickling the arguments raised; nothing was sent.
         """
-        engine, owner = self._engine, self._owner
-        sinks = engine.submit_now(args, kwargs, owner) or await engine.submit_async(args, kwargs, owner)
-        if self._timeout is not None:
-            self._set_deadlines(sinks, self._timeout)
+        engine = self._engine
+        sinks = engine.submit_now(args, kwargs, self._owner) if self._timeout is None else None
+        if sinks is None:
+            sinks = await self._submit(args, kwargs)
         return FutureList(sinks) if self._engine.plan.graph.multi else sinks[0]
 
     async def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -52,10 +52,10 @@ class GraphCalls:
 
         Raises as `execute_async`, and whatever a node raised.
         """
-        engine, owner = self._engine, self._owner
-        sinks = engine.submit_now(args, kwargs, owner) or await engine.submit_async(args, kwargs, owner)
-        if self._timeout is not None:
-            self._set_deadlines(sinks, self._timeout)
+        engine = self._engine
+        sinks = engine.submit_now(args, kwargs, self._owner) if self._timeout is None else None
+        if sinks is None:
+            sinks = await self._submit(args, kwargs)
         return await (FutureList(sinks) if engine.plan.graph.multi else sinks[0])
 
     def execute(self, *args: Any, **kwargs: Any) -> GraphRef | RefList:
@@ -69,8 +69,7 @@ class GraphCalls:
             Exception: otherwise as `execute_async`.
         """
         engine = self._engine
-        timeout = engine.options.submit_timeout
-        refs = engine.submit(args, kwargs, self._owner, timeout)
+        refs = engine.submit(args, kwargs, self._owner, engine.options.submit_timeout)
         return RefList(refs) if engine.plan.graph.multi else refs[0]
 
     def map(
@@ -93,32 +92,55 @@ class GraphCalls:
             raise ValueError(f"window must be an integer of at least 1, not {window!r}")
         return stream(items, self._submit_one, self._try_submit_one, window, ordered)
 
+    async def _submit(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Sinks:
+        """Admit an execution, waiting for a place; with a deadline, which counts from here, if there is one."""
+        engine, timeout = self._engine, self._timeout
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        sinks = engine.submit_now(args, kwargs, self._owner)
+        if sinks is None:
+            try:
+                async with asyncio.timeout(timeout):
+                    sinks = await engine.submit_async(args, kwargs, self._owner)
+            except TimeoutError:
+                raise ExecutionTimeout(
+                    f"no place came free within the deadline of {timeout:g} s{engine.describe_computing()}"
+                ) from None
+        if timeout is not None:
+            _set_deadline(sinks, loop, began + timeout, timeout, engine)
+        return sinks
+
     async def _submit_one(self, item: Any) -> asyncio.Future[Any]:
-        return self._one(await self._engine.submit_async((item,), {}, self._owner))
+        return self._one(await self._submit((item,), {}))
 
     def _try_submit_one(self, item: Any) -> asyncio.Future[Any] | None:
         sinks = self._engine.submit_now((item,), {}, self._owner)
+        if sinks is not None and self._timeout is not None:
+            loop = asyncio.get_running_loop()
+            _set_deadline(sinks, loop, loop.time() + self._timeout, self._timeout, self._engine)
         return None if sinks is None else self._one(sinks)
 
     def _one(self, sinks: Sinks) -> asyncio.Future[Any]:
-        if self._timeout is not None:
-            self._set_deadlines(sinks, self._timeout)
-        if not self._engine.plan.graph.multi:
-            return sinks[0]  # type: ignore[no-any-return]
-        return asyncio.gather(*sinks)
+        if self._engine.plan.graph.multi:
+            return asyncio.gather(*sinks)
+        future: asyncio.Future[Any] = sinks[0]
+        return future
 
-    def _set_deadlines(self, sinks: Sinks, timeout: float) -> None:
-        handle = asyncio.get_running_loop().call_later(timeout, _expire, sinks, timeout, self._engine)
-        left = len(sinks)
 
-        def settled(_: object) -> None:
-            nonlocal left
-            left -= 1
-            if left == 0:
-                handle.cancel()
+def _set_deadline(
+    sinks: Sinks, loop: asyncio.AbstractEventLoop, at: float, timeout: float, engine: Engine
+) -> None:
+    handle = loop.call_at(at, _expire, sinks, timeout, engine)
+    left = len(sinks)
 
-        for future in sinks:
-            future.add_done_callback(settled)
+    def settled(_: object) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            handle.cancel()
+
+    for future in sinks:
+        future.add_done_callback(settled)
 
 
 def _expire(sinks: Sinks, timeout: float, engine: Engine) -> None:
@@ -216,9 +238,23 @@ class GraphView(GraphCalls):
         self._timeout = timeout
 
     def execute(self, *args: Any, **kwargs: Any) -> GraphRef | RefList:
-        """As `CompiledGraph.execute`; the deadline is checked when the refs are got."""
-        refs = self._engine.submit(args, kwargs, self._owner, self._engine.options.submit_timeout)
-        if self._timeout is not None:
-            for ref in refs:
-                ref.deadline = time.monotonic() + self._timeout
-        return RefList(refs) if self._engine.plan.graph.multi else refs[0]
+        """As `CompiledGraph.execute`, with the deadline; it is checked when the refs are got.
+
+        Raises:
+            ExecutionTimeout: no place came free before the deadline.
+        """
+        engine, timeout = self._engine, self._timeout
+        patience = engine.options.submit_timeout
+        if timeout is None:
+            return super().execute(*args, **kwargs)
+        at = time.monotonic() + timeout
+        try:
+            within = timeout if patience is None else min(patience, timeout)
+            refs = engine.submit(args, kwargs, self._owner, within)
+        except CapacityExceeded as error:
+            if patience is not None and patience <= timeout:
+                raise
+            raise ExecutionTimeout(f"no place came free within the deadline of {timeout:g} s: {error}") from None
+        for ref in refs:
+            ref.deadline = at
+        return RefList(refs) if engine.plan.graph.multi else refs[0]
