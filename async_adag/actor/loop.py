@@ -140,11 +140,12 @@ class ThreadLoop:
                 self._write(call, writer, writer.encode(STOP))
 
     def _wait(self, ready: Callable[[], bool], arm: Callable[[], bool]) -> None:
-        if self._control.should_end():
+        # The books are kept before the wait: what comes after it is on the path of an execution.
+        control, parking = self._control, self._parking
+        control.record_waits(parking.parked, parking.spun)
+        control.record_bytes(sum([writer.bytes for writer in self._writers]))
+        if control.should_end():
             raise _Ended
-        parking = self._parking
         parking.wait(ready, arm)
-        self._control.record_waits(parking.parked, parking.spun)
-        self._control.record_bytes(sum(writer.bytes for writer in self._writers))
-        if self._control.should_end():
+        if control.should_end():
             raise _Ended

@@ -1,9 +1,10 @@
 """The codec: values to frames' bodies and buffers, and back.
 
-None, small integers, floats, bytes and str have a form of their own. Everything else goes through one pickler,
-protocol 5, whose out-of-band buffers (arrays, above all) are copied once, straight into shared memory. What the
-other process could not import, such as the classes and functions of ``__main__``, is sent by value: the pickler
-is Ray's cloudpickle, which also honours the serializers that were registered with Ray.
+None, small integers, floats, bytes and str have a form of their own, and so have the two things that travel in
+place of a value: a node's failure, and the word that nothing more will come. Everything else goes through one
+pickler, protocol 5, whose out-of-band buffers (arrays, above all) are copied once, straight into shared memory.
+What the other process could not import, such as the classes and functions of ``__main__``, is sent by value: the
+pickler is Ray's cloudpickle, which also honours the serializers that were registered with Ray.
 """
 
 from __future__ import annotations
@@ -23,9 +24,37 @@ _INT = struct.Struct("=q")
 _FLOAT = struct.Struct("=d")
 _INT_LOW, _INT_HIGH = -(1 << 63), 1 << 63
 
-_NONE, _INTEGER, _REAL, _BYTES, _STR, _PICKLE = (
-    int(kind) for kind in (Kind.NONE, Kind.INT, Kind.FLOAT, Kind.BYTES, Kind.STR, Kind.PICKLE)
+_NONE, _INTEGER, _REAL, _BYTES, _STR, _PICKLE, _FAILURE, _STOP = (
+    int(kind)
+    for kind in (
+        Kind.NONE,
+        Kind.INT,
+        Kind.FLOAT,
+        Kind.BYTES,
+        Kind.STR,
+        Kind.PICKLE,
+        Kind.ERROR,
+        Kind.STOP,
+    )
 )
+
+
+class Stop:
+    """What a reader is handed in place of a value when the writer will send nothing more."""
+
+    __slots__ = ()
+
+
+class Failure:
+    """What a reader is handed in place of a value when the node upstream failed: its error, still encoded."""
+
+    __slots__ = ("encoded",)
+
+    def __init__(self, encoded: bytes) -> None:
+        self.encoded = encoded
+
+
+STOP = Stop()
 
 Encoded = tuple[int, Any, list[memoryview]]
 """A kind, the body (bytes-like, or the value itself on a hand-over), and the out-of-band buffers."""
@@ -64,6 +93,10 @@ class Encoder:
                 return self._pickle(value)
         if kind is float:
             return _REAL, _FLOAT.pack(value), _NO_BUFFERS
+        if kind is Failure:
+            return _FAILURE, value.encoded, _NO_BUFFERS
+        if value is STOP:
+            return _STOP, b"", _NO_BUFFERS
         return self._pickle(value)
 
     def _pickle(self, value: Any) -> Encoded:
@@ -92,11 +125,13 @@ def _decode_none(body: memoryview, buffers: list[memoryview]) -> None:
 
 
 def _decode_int(body: memoryview, buffers: list[memoryview]) -> int:
-    return int(_INT.unpack(body)[0])
+    value: int = _INT.unpack(body)[0]
+    return value
 
 
 def _decode_float(body: memoryview, buffers: list[memoryview]) -> float:
-    return float(_FLOAT.unpack(body)[0])
+    value: float = _FLOAT.unpack(body)[0]
+    return value
 
 
 def _decode_bytes(body: memoryview, buffers: list[memoryview]) -> bytes:
@@ -111,13 +146,23 @@ def _decode_pickle(body: memoryview, buffers: list[memoryview]) -> Any:
     return pickle.loads(body, buffers=buffers)
 
 
-VALUE_DECODERS: dict[int, Callable[[memoryview, list[memoryview]], Any]] = {
+def _decode_failure(body: memoryview, buffers: list[memoryview]) -> Failure:
+    return Failure(bytes(body))
+
+
+def _decode_stop(body: memoryview, buffers: list[memoryview]) -> Stop:
+    return STOP
+
+
+DECODERS: dict[int, Callable[[memoryview, list[memoryview]], Any]] = {
     _NONE: _decode_none,
     _INTEGER: _decode_int,
     _REAL: _decode_float,
     _BYTES: _decode_bytes,
     _STR: _decode_str,
     _PICKLE: _decode_pickle,
+    _FAILURE: _decode_failure,
+    _STOP: _decode_stop,
 }
 
 

@@ -8,25 +8,9 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from async_adag.channels.codec import Encoded
+from async_adag.channels.codec import STOP, Encoded, Failure, Stop
 
-
-class Stop:
-    """What a reader is handed in place of a value when the writer will send nothing more."""
-
-    __slots__ = ()
-
-
-class Failure:
-    """What a reader is handed in place of a value when the node upstream failed: its error, still encoded."""
-
-    __slots__ = ("encoded",)
-
-    def __init__(self, encoded: bytes) -> None:
-        self.encoded = encoded
-
-
-STOP = Stop()
+__all__ = ["STOP", "Encoded", "Failure", "Reader", "Stop", "Writer"]
 
 
 class Writer(Protocol):

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from async_adag.channels.blocks import SMALLEST, Block, BlockPool
-from async_adag.channels.codec import VALUE_DECODERS, Encoded, Encoder
+from async_adag.channels.codec import DECODERS, Encoded, Encoder
 from async_adag.channels.doorbell import Doorbell, make_fence
-from async_adag.channels.interface import STOP, Failure, Stop
 from async_adag.channels.memory import PAGE, Mapping, create_file
 from async_adag.protocol.frame import (
     BLOCK,
@@ -24,7 +23,6 @@ from async_adag.protocol.frame import (
     INLINE,
     FrameError,
     Header,
-    Kind,
     layout,
     pack_bare,
     pack_header,
@@ -40,19 +38,7 @@ LEASES = 64  # blocks that one reader may hold through its values; beyond them i
 _LEASES_SLACK = 8  # a lease is uncounted an instant before its block is free
 LEASE_FROM = 32 * 1024  # bytes; copying less is cheaper than a lease
 
-_STOP_KIND, _ERROR_KIND = int(Kind.STOP), int(Kind.ERROR)
 _NO_BUFFERS: list[memoryview] = []
-
-
-def _decode_failure(body: memoryview, buffers: list[memoryview]) -> Failure:
-    return Failure(bytes(body))
-
-
-def _decode_stop(body: memoryview, buffers: list[memoryview]) -> Stop:
-    return STOP
-
-
-DECODERS = {**VALUE_DECODERS, _ERROR_KIND: _decode_failure, _STOP_KIND: _decode_stop}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +80,7 @@ def create_ring(spec: RingSpec) -> int:
 class RingWriter:
     """The writing end. ``doorbells`` are the readers', in their order. Owns ``fd``."""
 
+    encode: Callable[[Any], Encoded]
     may_write: Callable[[], bool]
     arm: Callable[[], bool]
 
@@ -110,17 +97,9 @@ class RingWriter:
         self._slots = spec.slots
         self._slots_begin = spec.slots_begin()
         self._doorbells = doorbells
-        self._encoder = Encoder()
+        self.encode = Encoder().encode
         self._staged: Block | None = None
         self.bytes = 0
-
-    def encode(self, value: Any) -> Encoded:
-        """See `interface.Writer`."""
-        if type(value) is Failure:
-            return _ERROR_KIND, value.encoded, []
-        if value is STOP:
-            return _STOP_KIND, b"", []
-        return self._encoder.encode(value)
 
     def stage(self, encoded: Encoded) -> None:
         """See `interface.Writer`."""

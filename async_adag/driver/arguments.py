@@ -26,7 +26,7 @@ class Arguments:
         Raises:
             TypeError: too many, too few, or unknown; says what the graph takes.
         """
-        if len(args) == self._positional and kwargs.keys() == self._keywords:
+        if len(args) == self._positional and (kwargs.keys() == self._keywords if kwargs else not self._keywords):
             return
         count = self._positional
         takes = [f"{count} positional argument{'' if count == 1 else 's'}"] if count or not self._keywords else []

@@ -16,7 +16,7 @@ from typing import Any
 
 from async_adag.actor.control import LoopState
 from async_adag.channels.failures import decode_failure
-from async_adag.channels.interface import STOP, Failure, Reader, Stop, Writer
+from async_adag.channels.interface import STOP, Failure, Reader, Writer
 from async_adag.channels.parking import Parking, SentinelFired
 from async_adag.driver.arguments import Arguments
 from async_adag.driver.capacity import Line, Waiter
@@ -57,7 +57,10 @@ class Engine:
         ends = deployment.ends
         self._writers: list[Writer] = [ends.writers[channel.number] for channel in plan.inputs()]
         results = plan.results()
-        self._readers: list[Reader] = [ends.readers[channel.number] for channel in results]
+        self._results: list[tuple[int, Reader, Callable[[], bool]]] = [
+            (place, ends.readers[channel.number], ends.readers[channel.number].may_read)
+            for place, channel in enumerate(results)
+        ]
         self._routes = [
             [
                 (number, output.position)
@@ -76,7 +79,7 @@ class Engine:
         self._loop = LoopBinding(self)
         self._outputs = range(len(plan.outputs))
         self._warned = False
-        self._taking = False
+        self._deaf = False  # while taking in, and when nothing more will be taken in
         self._quiet: list[Waiter] = []  # who waits until nothing is in flight and STOP may be written
         self._leaving: list[Waiter] = []  # who waits until every actor has left
 
@@ -94,7 +97,7 @@ class Engine:
             if self._error is not None:
                 self.check_open()
             loop = self._loop.bind()
-            if self.line.is_empty() and self._has_place():
+            if self._has_place() and self.line.is_empty():
                 self.ledger.reserve()
                 return self._admit_futures(loop, args, kwargs, owner)
         return None
@@ -202,10 +205,9 @@ class Engine:
             if isinstance(error, Exception):
                 error.add_note("async_adag: the input could not be sent; no execution was started")
             raise
-        entry = self.ledger.admit(sinks)
-        for writer in writers:
+        for writer in writers:  # first: while the actor wakes, there is time for the books
             writer.publish()
-        return entry
+        return self.ledger.admit(sinks)
 
     def _has_place(self) -> bool:
         """Whether an execution can be sent now; takes in what has arrived before it says no."""
@@ -233,19 +235,20 @@ class Engine:
 
     def take_in(self) -> None:
         """Take in every frame that has arrived, settle its sinks, and let waiters have the places."""
-        if self._taking or self.life.state not in (State.OPEN, State.DRAINING):
+        if self._deaf:
             return
         arrived = self.ledger.arrived
-        self._taking = True  # unpickling runs code of the user's, which may come back here
+        self._deaf = True  # unpickling runs code of the user's, which may come back here
+        here = self._loop.is_here()
         try:
-            for channel, reader in enumerate(self._readers):
-                while reader.may_read():
-                    self._arrive(channel, reader)
+            for channel, reader, may_read in self._results:
+                while may_read():
+                    self._arrive(channel, reader, here)
         except FrameError as error:
             self.fail(self._channel_failed(channel, str(error)))
             return
         finally:
-            self._taking = False
+            self._deaf = self._error is not None and self.life.state is not State.DRAINING
         if self.ledger.arrived != arrived:
             self._tell()
         if not self.line.is_empty():
@@ -255,7 +258,7 @@ class Engine:
             if self._quiet and self._may_write():
                 _wake_all(self._quiet)
 
-    def _arrive(self, channel: int, reader: Reader) -> None:
+    def _arrive(self, channel: int, reader: Reader, here: bool) -> None:
         error: BaseException | None = None
         value: Any = None
         try:
@@ -265,10 +268,10 @@ class Engine:
         except Exception as unreadable:
             unreadable.add_note("async_adag: the result could not be unpickled here")
             error = unreadable
-        if type(value) is Stop:
-            return
         if type(value) is Failure:
             error = decode_failure(value.encoded)
+        elif value is STOP:
+            return
         sinks = self.ledger.arrive(channel).payload
         for number, position in self._routes[channel]:
             part = value if position is None or error is not None else value[position]
@@ -276,12 +279,12 @@ class Engine:
             if type(sink) is GraphRef:
                 sink.settle(part, error)
             else:
-                self._loop.settle(sink, part, error)
+                self._loop.settle(sink, part, error, here)
 
     def arm(self) -> bool:
         """Arm all that this process waits for; True if something of it is there already."""
         there = False
-        for reader in self._readers:
+        for _, reader, _ in self._results:
             there |= reader.arm()
         if self._quiet or not self.line.is_empty():
             for writer in self._writers:
@@ -289,11 +292,16 @@ class Engine:
                     there |= writer.arm()
         return there
 
+    def on_doorbell(self) -> None:
+        """What the event loop does when the doorbell rings."""
+        self.deployment.ends.doorbell.silence()
+        self.progress()
+
     def progress(self) -> None:
-        """What the event loop does when the doorbell rings: take in all there is, then arm."""
+        """Take in all there is, then arm."""
         with self.lock:
             self.take_in()
-            while self.life.state in (State.OPEN, State.DRAINING) and self.arm():
+            while not self._deaf and self.arm():
                 self.take_in()
 
     def _tell(self) -> None:
@@ -369,13 +377,11 @@ class Engine:
                         self._changed.notify_all()
 
     def _may_read(self) -> bool:
-        return any(reader.may_read() for reader in self._readers)
+        return any(may_read() for _, _, may_read in self._results)
 
     def _arm_locked(self) -> bool:
         with self.lock:
-            if self.life.state not in (State.OPEN, State.DRAINING):
-                return True
-            return self.arm()
+            return self._deaf or self.arm()
 
     def _parking_place(self) -> Parking:
         if self._parking is None:
@@ -483,6 +489,7 @@ class Engine:
     def _end(self, reason: Callable[[int], AdagError]) -> None:
         """Nothing more will be sent or taken in. ``reason`` makes the error of an execution, or (-1) of a call."""
         self._error = reason(-1)
+        self._deaf = True
         for entry, channels in self.ledger.abandon():
             error = reason(entry.seq)
             for channel in channels:
@@ -491,7 +498,7 @@ class Engine:
                     if type(sink) is GraphRef:
                         sink.settle(None, error)
                     else:
-                        self._loop.settle(sink, None, error)
+                        self._loop.settle(sink, None, error, self._loop.is_here())
         self.line.dismiss(self._error)
         _wake_all(self._quiet)
         self.deployment.end_loops()
@@ -558,7 +565,7 @@ class Engine:
             parking, self._parking = self._parking, None
             if parking is not None:
                 parking.close()
-            self._readers.clear()
+            self._results.clear()
             self._writers.clear()
             self.deployment.close()
 

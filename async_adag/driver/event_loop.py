@@ -26,7 +26,6 @@ class LoopBinding:
         self._thread = 0
         self._fds: list[int] = []
         self._owner: object | None = None
-        self._away: list[tuple[Future, Any, BaseException | None]] = []
 
     def bind(self) -> asyncio.AbstractEventLoop:
         """The running loop, bound.
@@ -50,14 +49,14 @@ class LoopBinding:
         # Bound methods of the engine: it lives until the graph is torn down or dropped, which unbinds them.
         deployment = engine.deployment
         self._fds = [deployment.ends.doorbell.fd, deployment.supervision.fd]
-        loop.add_reader(self._fds[0], self._on_doorbell)
+        loop.add_reader(self._fds[0], engine.on_doorbell)
         loop.add_reader(self._fds[1], engine.notice_departures)
         self.settle_in()
         return loop
 
     def settle_in(self) -> None:
         """See to it that the doorbell will ring for whatever is waited for now."""
-        if self._loop is not None and threading.get_ident() == self._thread:
+        if self.is_here():
             self._engine.progress()
 
     def keep(self, owner: object) -> None:
@@ -68,11 +67,21 @@ class LoopBinding:
         """Nothing is in flight: whether the graph lives is up to those who hold it."""
         self._owner = None
 
-    def settle(self, future: Future, value: Any, error: BaseException | None) -> None:
-        """Settle a future, here or on its own loop's thread; one that is done was abandoned."""
+    def is_here(self) -> bool:
+        """Whether this is the thread of the bound loop."""
+        return threading.get_ident() == self._thread and self._loop is not None
+
+    def settle(self, future: Future, value: Any, error: BaseException | None, here: bool) -> None:
+        """Settle a future, now if ``here`` (`is_here`) and of this loop, else on its own loop's thread.
+
+        One that is done was abandoned.
+        """
         loop = future.get_loop()
-        if loop is self._loop and threading.get_ident() == self._thread:
-            settle_here(future, value, error)
+        if here and loop is self._loop:
+            if error is not None:
+                settle_here(future, value, error)
+            elif not future.done():
+                future.set_result(value)
             return
         try:
             loop.call_soon_threadsafe(settle_here, future, value, error)
@@ -104,10 +113,6 @@ class LoopBinding:
                 return
             if wait:
                 done.wait(1.0)  # bounded: that loop may be waiting for this very thread
-
-    def _on_doorbell(self) -> None:
-        self._engine.deployment.ends.doorbell.silence()
-        self._engine.progress()
 
     def _unwatch(self, loop: asyncio.AbstractEventLoop) -> None:
         for fd in self._fds:
