@@ -33,6 +33,10 @@ class AdagError(Exception):
     An exception raised by a node is not one of these: it arrives as the object that the node raised.
     """
 
+    def __init__(self, *args: object) -> None:
+        # Not through the bases: Ray's take other arguments, and OSError keeps none when its __init__ is replaced.
+        self.args = args
+
     def __str__(self) -> str:
         # Ray's classes format themselves from private fields; here the message is simply the argument.
         return str(self.args[0]) if self.args else type(self).__name__

@@ -6,7 +6,7 @@ from typing import Any
 
 from async_adag.actor.ray_runtime import plain_method
 from async_adag.channels.codec import Encoded
-from async_adag.channels.failures import encode_failure
+from async_adag.channels.failures import annotate, encode_failure
 from async_adag.channels.interface import Failure, Reader, Writer
 from async_adag.graph.plan import ActorPlan, Task
 
@@ -72,7 +72,7 @@ class Call:
 
     def unreadable(self, error: BaseException) -> Failure:
         """What the call gets in place of an argument that could not be unpickled."""
-        error.add_note(f"async_adag: an argument of {self.label} could not be unpickled")
+        annotate(error, f"async_adag: an argument of {self.label} could not be unpickled")
         return self.failure(error)
 
     def encode(self, writer: Writer, registers: list[Any], sources: tuple[int, ...]) -> Encoded:
@@ -85,7 +85,7 @@ class Call:
         try:
             return writer.encode(value)
         except Exception as error:
-            error.add_note(f"async_adag: the result of {self.label} could not be pickled")
+            annotate(error, f"async_adag: the result of {self.label} could not be pickled")
             return writer.encode(self.failure(error))
 
     def stage(self, writer: Writer, encoded: Encoded) -> None:
@@ -94,7 +94,7 @@ class Call:
             writer.stage(encoded)
         except (OSError, MemoryError) as error:
             writer.unstage()
-            error.add_note(f"async_adag: the result of {self.label} could not be sent")
+            annotate(error, f"async_adag: the result of {self.label} could not be sent")
             short = type(error)(*error.args)  # without the traceback, so that it fits a slot in any case
             try:
                 writer.stage(writer.encode(self.failure(error)))

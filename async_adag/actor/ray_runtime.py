@@ -1,7 +1,7 @@
-"""What is needed of Ray inside an actor.
+"""Ray's processes: calling a function in an actor, and what is needed of Ray there.
 
-One of the modules that know names which Ray does not promise to keep: the worker's event loop and instance, and
-how an actor that has to end is ended from another thread than its own (Ray 2.60).
+One of the modules that know names which Ray does not promise to keep: ``__ray_call__``, the worker's event loop
+and instance, and how an actor is ended from another thread than its own (Ray 2.60).
 """
 
 from __future__ import annotations
@@ -14,6 +14,18 @@ from types import MethodType
 from typing import Any
 
 import ray
+
+
+def is_ray_client() -> bool:
+    """Whether this process is a Ray Client driver, which runs outside the cluster."""
+    from ray.util.client import ray as client
+
+    return bool(client.is_connected())
+
+
+def call_in_actor(handle: Any, function: Callable[..., Any], *args: Any) -> Any:
+    """Call ``function(instance, *args)`` in an actor, as one of its methods; returns the ObjectRef."""
+    return handle.__ray_call__.remote(function, *args)
 
 
 def actor_event_loop(instance: object, method: str) -> asyncio.AbstractEventLoop | None:

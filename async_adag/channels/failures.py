@@ -51,8 +51,16 @@ def decode_failure(encoded: bytes) -> Exception:
         error = RemoteError(f"{summary}\n\nThe remote traceback:\n{text}")
     cause = RemoteTraceback(text)
     cause.__cause__ = _try_loads(pickled_cause)
-    error.__cause__ = cause
+    BaseException.__setattr__(error, "__cause__", cause)  # a frozen dataclass refuses its own
     return error
+
+
+def annotate(error: BaseException, note: str) -> None:
+    """Add a note to an exception, if it lets itself be added to."""
+    try:
+        error.add_note(note)
+    except Exception:
+        pass
 
 
 def _raisable(error: BaseException) -> bool:

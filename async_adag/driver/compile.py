@@ -11,6 +11,7 @@ import anyio
 import ray
 from ray.dag import DAGNode
 
+from async_adag.actor.ray_runtime import is_ray_client
 from async_adag.driver.deploy import deploy
 from async_adag.driver.engine import Engine
 from async_adag.driver.graph import CompiledGraph
@@ -94,7 +95,7 @@ def _check_platform() -> None:
             f"async_adag works with Ray {OLDEST_RAY[0]}.{OLDEST_RAY[1]} to {NEWEST_RAY[0]}.{NEWEST_RAY[1]}; this "
             f"is Ray {ray.__version__}: install a release in that range"
         )
-    if ray.util.client.ray.is_connected():
+    if is_ray_client():
         raise GraphError(
             "this process is a Ray Client driver (ray://), which shares no memory with the actors: run the driver "
             "inside the cluster, as a job or in an actor"

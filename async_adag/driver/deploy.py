@@ -22,7 +22,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError,
 from async_adag._version import __version__
 from async_adag.actor.control import Control, LoopState, control_size
 from async_adag.actor.install import READY, Share, install, install_here
-from async_adag.actor.ray_runtime import own_actor
+from async_adag.actor.ray_runtime import call_in_actor, own_actor
 from async_adag.actor.wiring import Endpoints, Wiring, connect_ends, ring_spec, wire
 from async_adag.channels.codec import dumps
 from async_adag.channels.direct import Direct
@@ -176,7 +176,8 @@ class _Meeting:
         for actor, handle in zip(self._plan.actors, self._handles, strict=True):
             if actor.actor == self._own:
                 continue
-            ref = handle.__ray_call__.remote(
+            ref = call_in_actor(
+                handle,
                 install,
                 __version__,
                 self._listener.address,

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from async_adag.actor.control import LoopState
-from async_adag.channels.failures import decode_failure
+from async_adag.channels.failures import annotate, decode_failure
 from async_adag.channels.interface import STOP, Failure, Reader, Writer
 from async_adag.channels.parking import Parking, SentinelFired
 from async_adag.driver.arguments import Arguments
@@ -202,8 +202,7 @@ class Engine:
                 writer.unstage()
             self.ledger.release()
             self._grant()
-            if isinstance(error, Exception):
-                error.add_note("async_adag: the input could not be sent; no execution was started")
+            annotate(error, "async_adag: the input could not be sent; no execution was started")
             raise
         for writer in writers:  # first: while the actor wakes, there is time for the books
             writer.publish()
@@ -266,7 +265,7 @@ class Engine:
         except FrameError:
             raise
         except Exception as unreadable:
-            unreadable.add_note("async_adag: the result could not be unpickled here")
+            annotate(unreadable, "async_adag: the result could not be unpickled here")
             error = unreadable
         if type(value) is Failure:
             error = decode_failure(value.encoded)

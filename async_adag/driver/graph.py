@@ -122,9 +122,17 @@ class GraphCalls:
 
     def _one(self, sinks: Sinks) -> asyncio.Future[Any]:
         if self._engine.plan.graph.multi:
-            return asyncio.gather(*sinks)
+            values: asyncio.Future[Any] = asyncio.gather(*sinks)
+            values.add_done_callback(_retrieve)
+            return values
         future: asyncio.Future[Any] = sinks[0]
         return future
+
+
+def _retrieve(future: asyncio.Future[Any]) -> None:
+    """Look at a failure, so that nothing is logged where nobody else does."""
+    if not future.cancelled():
+        future.exception()
 
 
 def _set_deadline(

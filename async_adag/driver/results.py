@@ -116,5 +116,7 @@ class FutureList(list["asyncio.Future[Any]"]):
     The first error wins there; each future has its own outcome all the same.
     """
 
+    __hash__ = object.__hash__  # type: ignore[assignment]  # gather() and wait() put awaitables into a set
+
     def __await__(self) -> Generator[Any, None, list[Any]]:
         return (yield from asyncio.gather(*self).__await__())

@@ -177,7 +177,8 @@ def _add_triggers(graph: Graph, groups: dict[tuple[int, tuple[int, ...]], list[F
     idle = set()
     for actor in graph.actors:
         first = next(node for node in graph.nodes if node.actor == actor.number)
-        if all(isinstance(source, Const) for source in first.sources()):
+        fed = any(actor.number in readers for _, readers in groups)
+        if not fed and all(isinstance(source, Const) for source in first.sources()):
             idle.add(actor.number)
     if idle:
         groups.setdefault((DRIVER, tuple(sorted(idle))), [])
@@ -186,7 +187,7 @@ def _add_triggers(graph: Graph, groups: dict[tuple[int, tuple[int, ...]], list[F
 def _actor_plan(graph: Graph, channels: tuple[Channel, ...], actor: int) -> ActorPlan:
     nodes = [node for node in graph.nodes if node.actor == actor]
     arriving = {value: c for c in channels if actor in c.readers for value in c.values}
-    triggers = [c.number for c in channels if actor in c.readers and not c.values]
+    inputs = [c for c in channels if c.writer == DRIVER and actor in c.readers]
     constants: list[Any] = []
     registers: dict[FromInput | FromNode, int] = {}
     count = sum(isinstance(source, Const) for node in nodes for source in node.sources())
@@ -203,10 +204,13 @@ def _actor_plan(graph: Graph, channels: tuple[Channel, ...], actor: int) -> Acto
     tasks: list[Task] = []
     opened: set[int] = set()
     for node in nodes:
-        reads = [Read(channel, ()) for channel in triggers] if not tasks else []
-        for source in node.sources():
-            channel = arriving.get(source) if not isinstance(source, Const) else None
-            if channel is not None and channel.number not in opened:
+        needed = [arriving[source] for source in node.sources() if source in arriving]
+        if not tasks and not needed:
+            # Nothing would hold it back until the execution begins: an input of a later node does, or a trigger.
+            needed = inputs[:1]
+        reads = []
+        for channel in needed:
+            if channel.number not in opened:
                 opened.add(channel.number)
                 reads.append(Read(channel.number, tuple(register(value) for value in channel.values)))
         results = [FromNode(node.number, index) for index in range(node.returns)]

@@ -47,6 +47,7 @@ class Kind(IntEnum):
 
 
 _KINDS = len(Kind)
+_INT, _FLOAT = int(Kind.INT), int(Kind.FLOAT)
 
 
 class FrameError(Exception):
@@ -95,7 +96,8 @@ def pack_bare(target: memoryview, at: int, kind: int, seq: int, body: int) -> No
 def unpack_bare(source: memoryview, at: int, seq: int, inline_capacity: int) -> tuple[int, int] | None:
     """The kind and the length of a bare frame's body; None when `unpack_header` has to look."""
     magic, kind, place, _, got, body = _BARE.unpack_from(source, at)
-    if magic == MAGIC and place == BARE and got == seq and kind < _KINDS and body <= inline_capacity:
+    known = magic == MAGIC and place == BARE and got == seq and kind < _KINDS and body <= inline_capacity
+    if known and (body == 8 or (kind != _INT and kind != _FLOAT)):
         return kind, body
     return None
 
@@ -124,7 +126,7 @@ def unpack_header(source: memoryview, at: int, seq: int, inline_capacity: int, b
     buffers = packed >> 32
     block = packed & 0xFFFFFFFF
     if place == BARE:
-        raise FrameError(f"a bare body of {body} bytes cannot lie inline in {inline_capacity}")
+        raise FrameError(f"a bare body of {body} bytes is none of kind {kind}, or does not fit {inline_capacity}")
     if place == INLINE:
         if length > inline_capacity:
             raise FrameError(f"{length} bytes cannot lie inline in {inline_capacity}")
