@@ -204,7 +204,8 @@ def _actor_plan(graph: Graph, channels: tuple[Channel, ...], actor: int) -> Acto
     tasks: list[Task] = []
     opened: set[int] = set()
     for node in nodes:
-        needed = [arriving[source] for source in node.sources() if source in arriving]
+        sources = [source for source in node.sources() if not isinstance(source, Const)]  # its value may not hash
+        needed = [arriving[source] for source in sources if source in arriving]
         if not tasks and not needed:
             # Nothing would hold it back until the execution begins: an input of a later node does, or a trigger.
             needed = inputs[:1]
