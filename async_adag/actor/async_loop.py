@@ -58,6 +58,7 @@ class AsyncLoop:
         self._running: set[asyncio.Task[None]] = set()
         self._stopping = False
         self._over = False
+        self._exiting = False
         self._winding_up: asyncio.Task[None] | None = None  # held here: event loops hold tasks weakly
 
     def start(self) -> None:
@@ -171,14 +172,17 @@ class AsyncLoop:
 
     async def _compute(self, call: Call, seq: int, args: list[Any], kwargs: dict[str, Any]) -> Any:
         began = self._control.enter(call.number, seq)
+        exiting = False
         try:
             result = call.method(*args, **kwargs)
             if inspect.isawaitable(result):
                 result = await result
             return result
         except SystemExit:
-            self._end_actor()
+            # No goodbye: this process ends now, in the middle of a node, and that is what the driver is to see.
+            exiting = self._exiting = True
             self._finish("")
+            self._end_actor()
             raise asyncio.CancelledError from None
         except asyncio.CancelledError as error:
             if self._over:
@@ -187,7 +191,8 @@ class AsyncLoop:
         except BaseException as error:
             return call.failure(error)
         finally:
-            self._control.leave(call.number, began)
+            if not exiting:
+                self._control.leave(call.number, began)
 
     def _finish(self, broken: str) -> None:
         if self._over:
@@ -202,6 +207,8 @@ class AsyncLoop:
     async def _wind_up(self, broken: str) -> None:
         if self._running:
             await asyncio.wait(set(self._running))
+        if self._exiting:
+            return
         self._control.set_state(LoopState.ENDED)
         self._calls.clear()
         self._first.clear()

@@ -82,13 +82,15 @@ class Control:
         words[_STATE] = 2  # COMPUTING
         return now
 
-    def leave(self, task: int, began: int) -> None:
-        """Say that it has computed, since ``began``."""
+    def leave(self, task: int, began: int) -> int:
+        """Say that it has computed, since ``began``; returns for how many nanoseconds."""
         words = self.words
+        took = time.monotonic_ns() - began
         words[_STATE] = 1  # WAITING
         at = _TASKS + _PER_TASK * task
         words[at] += 1
-        words[at + 1] += time.monotonic_ns() - began
+        words[at + 1] += took
+        return took
 
     def set_state(self, state: LoopState) -> None:
         """Say what the loop does from now on."""

@@ -21,6 +21,13 @@ class _Ended(Exception):
     """The driver wants the loop to end, or is gone."""
 
 
+class _Exit(Exception):
+    """A method has raised SystemExit."""
+
+
+LONG_NS = 1_000_000
+
+
 class ThreadLoop:
     """Runs an actor's share of a graph until it is stopped, told to end, or its driver dies.
 
@@ -72,18 +79,21 @@ class ThreadLoop:
                 seq += 1
         except (_Ended, SentinelFired):
             pass
+        except _Exit:
+            # No goodbye: this process ends now, in the middle of a node, and that is what the driver is to see.
+            self._end_actor()
+            return
         except FrameError as error:
             broken = str(error)
         except BaseException:
             broken = f"a fault in the loop: {traceback.format_exc()}"
-        finally:
-            self._control.set_state(LoopState.ENDED)
-            self._calls.clear()
-            self._first.clear()
-            self._writers.clear()
-            self._parking.close()
-            self._ends.close()
-            self._on_end(broken)
+        self._control.set_state(LoopState.ENDED)
+        self._calls.clear()
+        self._first.clear()
+        self._writers.clear()
+        self._parking.close()
+        self._ends.close()
+        self._on_end(broken)
 
     def _execution(self, seq: int) -> bool:
         """One execution; False when the channels say stop."""
@@ -119,14 +129,16 @@ class ThreadLoop:
         with self._turn:
             began = control.enter(call.number, seq)
             try:
-                return call.method(*args, **kwargs)
+                result = call.method(*args, **kwargs)
             except SystemExit:
-                self._end_actor()
-                raise _Ended from None
+                raise _Exit from None
             except BaseException as error:
-                return call.failure(error)
-            finally:
-                control.leave(call.number, began)
+                result = call.failure(error)
+            took = control.leave(call.number, began)
+        if took > LONG_NS:
+            # The driver may have died meanwhile; executions that still lie in the ring are not to begin.
+            self._parking.check()
+        return result
 
     def _write(self, call: Call, writer: Writer, encoded: Encoded) -> None:
         while not writer.may_write():

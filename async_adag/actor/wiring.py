@@ -88,6 +88,8 @@ def connect_ends(
     files = fds[len(bells) :]
     made = 0
     try:
+        if not all(bell.is_one() for bell in bells.values()):
+            raise RendezvousError("a descriptor that should be a doorbell is not")
         for made, (number, fd) in enumerate(zip(wiring.channels, files, strict=True)):  # noqa: B007
             channel = channels[number]
             if number in directs:
@@ -97,9 +99,9 @@ def connect_ends(
                 else:
                     ends.readers[number] = DirectReader(direct, channel.readers.index(wiring.process))
                 continue
-            if not is_sealed(fd):
-                raise RendezvousError("a descriptor that should be a sealed memory file is not")
             spec = specs[number]
+            if not is_sealed(fd) or os.fstat(fd).st_size < spec.size():
+                raise RendezvousError("a descriptor that should be a sealed memory file is not")
             if channel.writer == wiring.process:
                 ends.writers[number] = RingWriter(spec, fd, [bells[reader] for reader in channel.readers])
             else:

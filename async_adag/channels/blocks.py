@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from async_adag.channels.memory import Mapping, punch
+from async_adag.channels.memory import Mapping, grow, punch
 from async_adag.protocol.ring import RingLayout, Words
 
 SMALLEST = 64 * 1024
@@ -50,10 +50,9 @@ class BlockPool:
         self._keep = keep
         self._blocks: list[Block] = []
         self._end = begin
-        self._uses = 0
 
-    def take(self, size: int) -> Block:
-        """A free block with ``size`` bytes of memory behind it, in its next generation.
+    def take(self, size: int, seq: int) -> Block:
+        """A free block with ``size`` bytes of memory behind it, in its next generation, for frame ``seq``.
 
         Raises:
             OSError: the memory file cannot grow: memory, ``RLIMIT_FSIZE`` or ``RLIMIT_AS``.
@@ -66,11 +65,8 @@ class BlockPool:
             except OSError as error:
                 raise OSError(error.errno, f"{error.strerror}: {size} bytes of shared memory") from None
             block.backed = size
-        self._uses += 1
-        block.used_at = self._uses
+        block.used_at = seq
         block.generation += 1
-        if self._uses % IDLE_USES == 0:
-            self._trim(block)
         return block
 
     def untake(self, block: Block) -> None:
@@ -92,9 +88,12 @@ class BlockPool:
         if snug:
             return max(snug, key=_warmth)
         if len(self._blocks) < self._layout.blocks:
-            block = self._extend(len(self._blocks), size)
-            self._blocks.append(block)
-            return block
+            try:
+                self._blocks.append(self._extend(len(self._blocks), size))
+                return self._blocks[-1]
+            except OSError:
+                if not fitting:
+                    raise
         if fitting:
             return min(fitting, key=_capacity)
         return self._grow(max(free, key=_capacity), size)
@@ -102,12 +101,7 @@ class BlockPool:
     def _extend(self, number: int, size: int) -> Block:
         capacity = max(SMALLEST, 1 << (size - 1).bit_length())
         offset = self._end
-        try:
-            os.ftruncate(self._fd, offset + capacity)
-        except OSError as error:
-            raise OSError(
-                error.errno, f"{error.strerror}: a memory file of {offset + capacity} bytes (RLIMIT_FSIZE?)"
-            ) from None
+        grow(self._fd, offset + capacity)
         mapping = Mapping(self._fd, offset, capacity)
         self._end = offset + capacity
         return Block(number, offset, capacity, mapping)
@@ -119,10 +113,10 @@ class BlockPool:
         self._blocks[block.number] = grown
         return grown
 
-    def _trim(self, current: Block) -> None:
+    def trim(self, seq: int) -> None:
+        """Give back the pages of large blocks that no frame has used for a while."""
         for block in self._blocks:
-            idle = self._uses - block.used_at >= IDLE_USES
-            if idle and block is not current and block.backed > self._keep and self.is_free(block):
+            if seq - block.used_at >= IDLE_USES and block.backed > self._keep and self.is_free(block):
                 self._give_back(block)
 
     def _give_back(self, block: Block) -> None:

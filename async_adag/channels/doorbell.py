@@ -30,6 +30,10 @@ class Doorbell:
         """
         return cls(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
 
+    def is_one(self) -> bool:
+        """Whether the descriptor is an eventfd."""
+        return os.readlink(f"/proc/self/fd/{self.fd}") == "anon_inode:[eventfd]"
+
     def ring(self) -> None:
         """Wake the owner."""
         try:

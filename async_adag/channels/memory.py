@@ -46,12 +46,25 @@ def create_file(name: str, size: int) -> int:
     """
     fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
-        os.ftruncate(fd, size)
+        grow(fd, size)
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
     except BaseException:
         os.close(fd)
         raise
     return fd
+
+
+def grow(fd: int, size: int) -> None:
+    """Make a memory file ``size`` bytes long.
+
+    Raises:
+        OSError: that is over the file-size limit (``RLIMIT_FSIZE``), or the file may not grow.
+    """
+    try:
+        os.ftruncate(fd, size)
+    except OSError as error:
+        what = f"{error.strerror}: a memory file of {size} bytes (RLIMIT_FSIZE?)"
+        raise OSError(error.errno, what) from None
 
 
 def is_sealed(fd: int) -> bool:

@@ -25,11 +25,23 @@ class SentinelFired(Exception):
 class Parking:
     """Where one thread parks. Spins for ``spin_ns`` first, when that is not 0."""
 
-    def __init__(self, doorbell: Doorbell, sentinels: list[int], spin_ns: int) -> None:
-        self._doorbell = doorbell.fd
+    def __init__(
+        self, doorbell: Doorbell, sentinels: list[int], spin_ns: int, nudge: Doorbell | None = None
+    ) -> None:
+        """A place to park.
+
+        Args:
+            doorbell: rung by the other ends of this process's channels.
+            sentinels: descriptors that become readable when the other side is gone.
+            spin_ns: nanoseconds.
+            nudge: rung by other threads of this process. Where one of them reads the doorbell, as an event loop
+                has to, a ring may be gone before this thread has seen it: then that thread passes the news on.
+        """
+        self._bells = {bell.fd for bell in (doorbell, nudge) if bell is not None}
         self._epoll = select.epoll()
         try:
-            self._epoll.register(doorbell.fd, select.EPOLLIN | select.EPOLLET)
+            for fd in self._bells:
+                self._epoll.register(fd, select.EPOLLIN | select.EPOLLET)
             for fd in sentinels:
                 self._epoll.register(fd, select.EPOLLIN)
         except BaseException:
@@ -55,10 +67,21 @@ class Parking:
         self.parked += 1
         timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
         events = self._epoll.poll(timeout)
-        for fd, _ in events:
-            if fd != self._doorbell:
-                raise SentinelFired(fd)
+        self._look(events)
         return bool(events)
+
+    def check(self) -> None:
+        """Look at the sentinels without waiting.
+
+        Raises:
+            SentinelFired: the other side is gone.
+        """
+        self._look(self._epoll.poll(0))
+
+    def _look(self, events: list[tuple[int, int]]) -> None:
+        for fd, _ in events:
+            if fd not in self._bells:
+                raise SentinelFired(fd)
 
     def _spin(self, ready: Callable[[], bool]) -> bool:
         until = time.monotonic_ns() + self._spin_ns

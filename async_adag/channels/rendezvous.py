@@ -14,7 +14,7 @@ import os
 import secrets
 import socket
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from async_adag.channels.processes import peer_credentials
 
@@ -36,7 +36,7 @@ class Address:
     """Where to meet, and the token to show there. Secret: it travels through Ray's own calls only."""
 
     name: str
-    token: bytes
+    token: bytes = field(repr=False)
 
 
 class Listener:
@@ -170,7 +170,7 @@ def _receive_chunk(connection: socket.socket, received: list[int]) -> tuple[int,
 def send_text(connection: socket.socket, text: str) -> None:
     """Say something to the other side; harmless when it is gone."""
     try:
-        connection.send(text.encode()[: _MESSAGE_LIMIT // 2])
+        connection.send(text.encode(errors="backslashreplace")[: _MESSAGE_LIMIT // 2])
     except OSError:
         pass
 
@@ -178,7 +178,7 @@ def send_text(connection: socket.socket, text: str) -> None:
 def receive_text(connection: socket.socket) -> str | None:
     """What the other side said; "" when it hung up, None when nothing is there."""
     try:
-        return connection.recv(_MESSAGE_LIMIT).decode()
+        return connection.recv(_MESSAGE_LIMIT).decode(errors="replace")
     except BlockingIOError:
         return None
     except OSError:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from async_adag.channels.blocks import SMALLEST, Block, BlockPool
+from async_adag.channels.blocks import IDLE_USES, SMALLEST, Block, BlockPool
 from async_adag.channels.codec import DECODERS, Encoded, Encoder
 from async_adag.channels.doorbell import Doorbell, make_fence
 from async_adag.channels.memory import PAGE, Mapping, create_file
@@ -99,6 +99,7 @@ class RingWriter:
         self._doorbells = doorbells
         self.encode = Encoder().encode
         self._staged: Block | None = None
+        self._staged_bytes = 0
         self.bytes = 0
 
     def stage(self, encoded: Encoded) -> None:
@@ -107,15 +108,19 @@ class RingWriter:
         seq = self._cursor.head
         at = self._slots_begin + seq % self._slots * SLOT
         size = len(body)
+        self._staged_bytes = 0
+        if seq % IDLE_USES == 0:
+            self._pool.trim(seq)
         if not buffers and size <= INLINE_CAPACITY:
             begin = at + HEADER_SIZE
             self._memory[begin : begin + size] = body
             pack_bare(self._memory, at, kind, seq, size)
             self.bytes += size
+            self._staged_bytes = size
             return
         sizes = [buffer.nbytes for buffer in buffers]
         starts, length = layout(size, sizes)
-        block = self._pool.take(length) if length > INLINE_CAPACITY else None
+        block = self._pool.take(length, seq) if length > INLINE_CAPACITY else None
         if block is None:
             memory, base, where = self._memory, at + HEADER_SIZE, (INLINE, 0, 0, 0)
         else:
@@ -131,16 +136,20 @@ class RingWriter:
         pack_header(self._memory, at, header)
         self._staged = block
         self.bytes += length
+        self._staged_bytes = length
 
     def unstage(self) -> None:
         """See `interface.Writer`."""
         block, self._staged = self._staged, None
+        self.bytes -= self._staged_bytes
+        self._staged_bytes = 0
         if block is not None:
             self._pool.untake(block)
 
     def publish(self) -> None:
         """See `interface.Writer`."""
         self._staged = None
+        self._staged_bytes = 0
         for reader in self._cursor.publish():
             self._doorbells[reader].ring()
 
@@ -175,6 +184,7 @@ class RingReader:
         self._slots = spec.slots
         self._slots_begin = spec.slots_begin()
         self._blocks = layout.blocks
+        self._blocks_begin = spec.size()
         self._returned = layout.returned[reader]
         self._mapped: dict[int, tuple[int, Mapping]] = {}  # block: (offset, mapping)
         self._leases = _Leases(self._words)
@@ -228,8 +238,12 @@ class RingReader:
         return unpack_header(self._memory, at, self._cursor.tail, INLINE_CAPACITY, self._blocks)
 
     def _read_block(self, header: Header) -> Any:
-        mapping = self._map(header)
         word = self._returned + header.block
+        try:
+            mapping = self._map(header)
+        except OSError:
+            self._words[word] = header.generation  # the frame is consumed: its block is the writer's again
+            raise
         if header.buffers and header.length >= LEASE_FROM and len(self._leases) < LEASES:
             payload, owner = mapping.lease(0, header.length)
             self._leases.hold(word)
@@ -247,7 +261,8 @@ class RingReader:
         if known is not None and known[0] == header.offset and known[1].length >= header.length:
             return known[1]
         length = max(SMALLEST, 1 << (header.length - 1).bit_length())  # never more than the block's capacity
-        if header.offset % PAGE or header.offset + length > os.fstat(self._fd).st_size:
+        inside = self._blocks_begin <= header.offset and header.offset + length <= os.fstat(self._fd).st_size
+        if header.offset % PAGE or not inside:
             raise FrameError(f"block {header.block} at {header.offset} lies outside the memory file")
         mapping = Mapping(self._fd, header.offset, length)
         self._mapped[header.block] = header.offset, mapping

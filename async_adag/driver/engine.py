@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from async_adag.actor.control import LoopState
+from async_adag.channels.doorbell import Doorbell
 from async_adag.channels.failures import annotate, decode_failure
 from async_adag.channels.interface import STOP, Failure, Reader, Writer
 from async_adag.channels.parking import Parking, SentinelFired
@@ -76,6 +77,7 @@ class Engine:
         self._followers = 0
         self._leading = False
         self._parking: Parking | None = None
+        self._nudge = Doorbell(-1)  # wakes the thread that is parked there
         self._loop = LoopBinding(self)
         self._outputs = range(len(plan.outputs))
         self._warned = False
@@ -307,8 +309,8 @@ class Engine:
         """Let waiting threads look again."""
         if self._followers:
             self._changed.notify_all()
-        if self._leading and not self.deployment.ends.doorbell.fd < 0:
-            self.deployment.ends.doorbell.ring()
+        if self._leading:
+            self._nudge.ring()
 
     # -- waiting threads
 
@@ -363,8 +365,8 @@ class Engine:
                     finally:
                         self._followers -= 1
                     continue
-                self._leading = True
                 parking = self._parking_place()
+                self._leading = True
             try:
                 parking.wait(self._may_read, self._arm_locked, deadline)
             except SentinelFired:
@@ -385,7 +387,10 @@ class Engine:
     def _parking_place(self) -> Parking:
         if self._parking is None:
             deployment = self.deployment
-            self._parking = Parking(deployment.ends.doorbell, [deployment.supervision.fd], self.options.spin_ns)
+            self._nudge = Doorbell.create()
+            self._parking = Parking(
+                deployment.ends.doorbell, [deployment.supervision.fd], self.options.spin_ns, self._nudge
+            )
         return self._parking
 
     def is_on_own_loop(self) -> bool:
@@ -564,6 +569,7 @@ class Engine:
             parking, self._parking = self._parking, None
             if parking is not None:
                 parking.close()
+            self._nudge.close()
             self._results.clear()
             self._writers.clear()
             self.deployment.close()

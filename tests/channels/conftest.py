@@ -1,0 +1,177 @@
+"""Channels of every kind, with both sides in this process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+import async_adag
+from async_adag.channels.direct import Direct, DirectReader, DirectWriter
+from async_adag.channels.doorbell import Doorbell
+from async_adag.channels.ring import RingReader, RingSpec, RingWriter, create_ring
+
+settings.register_profile("same-each-time", derandomize=True, deadline=None)
+settings.load_profile("same-each-time")
+
+SLOTS = 4
+
+
+@dataclass
+class Channel:
+    """Both sides of a channel, and their doorbells.
+
+    Attributes:
+        slots: frames that it holds.
+        bells: the readers' doorbells.
+        writer_bell: the writer's.
+        spec: of a ring, what its ends agree on.
+        memory: of a ring, a descriptor of its memory file for the test's own use; -1 otherwise.
+    """
+
+    slots: int
+    writer: Any
+    readers: list[Any]
+    bells: list[Doorbell]
+    writer_bell: Doorbell
+    spec: RingSpec | None = None
+    memory: int = -1
+
+    @property
+    def reader(self) -> Any:
+        """The only reader."""
+        (reader,) = self.readers
+        return reader
+
+    def send(self, value: Any) -> None:
+        """Write one frame."""
+        assert self.writer.may_write()
+        self.writer.stage(self.writer.encode(value))
+        self.writer.publish()
+
+    def read_all(self) -> list[Any]:
+        """What each reader reads next."""
+        assert all(reader.may_read() for reader in self.readers)
+        return [reader.read() for reader in self.readers]
+
+    def pass_on(self, value: Any) -> Any:
+        """Send a value; what the first reader gets. The others discard it."""
+        self.send(value)
+        first, *others = self.readers
+        for other in others:
+            other.discard()
+        return first.read()
+
+    def close(self) -> None:
+        for end in (self.writer, *self.readers):
+            end.close()
+        for bell in (self.writer_bell, *self.bells):
+            bell.close()
+        memory, self.memory = self.memory, -1
+        if memory >= 0:
+            os.close(memory)
+
+
+def has_rung(bell: Doorbell) -> bool:
+    """Whether it has rung since it was last asked."""
+    try:
+        os.eventfd_read(bell.fd)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def open_ring(readers: int = 1, slots: int = SLOTS, keep: int = 1 << 20) -> Channel:
+    """A ring whose ends each map the file by themselves, as in different processes."""
+    spec = RingSpec(slots, readers, keep)
+    writer_bell, bells = Doorbell.create(), [Doorbell.create() for _ in range(readers)]
+    fd = create_ring(spec)
+    reading = [RingReader(spec, os.dup(fd), number, writer_bell) for number in range(readers)]
+    memory = os.dup(fd)
+    return Channel(slots, RingWriter(spec, fd, bells), reading, bells, writer_bell, spec, memory)
+
+
+def open_direct(readers: int = 1, slots: int = SLOTS) -> Channel:
+    """A hand-over."""
+    writer_bell, bells = Doorbell.create(), [Doorbell.create() for _ in range(readers)]
+    direct = Direct(slots, bells, writer_bell)
+    reading = [DirectReader(direct, number) for number in range(readers)]
+    return Channel(slots, DirectWriter(direct), reading, bells, writer_bell)
+
+
+KINDS: dict[str, Callable[[], Channel]] = {
+    "ring": open_ring,
+    "ring-of-3": lambda: open_ring(3),
+    "direct": open_direct,
+    "direct-of-3": lambda: open_direct(3),
+}
+
+
+@pytest.fixture(params=KINDS)
+def channel(request: pytest.FixtureRequest) -> Iterator[Channel]:
+    """A channel of each kind."""
+    made = KINDS[request.param]()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session", params=KINDS)
+def open_channel(request: pytest.FixtureRequest) -> Callable[[], Channel]:
+    """Makes channels of one kind, for tests that need many of them."""
+    return KINDS[request.param]
+
+
+@pytest.fixture(scope="session")
+def open_one_ring() -> Callable[[], Channel]:
+    """Makes rings with one reader, for tests that need many of them."""
+    return open_ring
+
+
+@pytest.fixture
+def make_ring() -> Iterator[Callable[..., Channel]]:
+    """Makes rings, and closes them."""
+    made: list[Channel] = []
+
+    def make(*args: Any, **options: Any) -> Channel:
+        made.append(open_ring(*args, **options))
+        return made[-1]
+
+    yield make
+    for channel in made:
+        channel.close()
+
+
+@pytest.fixture
+def ring(make_ring: Callable[..., Channel]) -> Channel:
+    """A ring with one reader."""
+    return make_ring()
+
+
+@pytest.fixture
+def start_script() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts scripts that lie beside the tests, each in a process of its own."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(name: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+        command = [sys.executable, str(Path(__file__).with_name(name)), *arguments]
+        environment = os.environ | {"PYTHONPATH": str(Path(async_adag.__file__).parents[1])}
+        started.append(subprocess.Popen(command, env=environment, text=True, **options))
+        return started[-1]
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture(scope="session")
+def rung() -> Callable[[Doorbell], bool]:
+    return has_rung

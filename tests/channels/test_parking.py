@@ -1,0 +1,181 @@
+"""Parking: how a thread waits at its doorbell."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+import pytest
+
+from async_adag.channels.doorbell import Doorbell, make_fence
+from async_adag.channels.parking import Parking, SentinelFired
+
+PATIENCE = 30.0  # seconds; only a failing test waits
+
+
+def soon():
+    return time.monotonic() + PATIENCE
+
+
+def never():
+    return False
+
+
+@pytest.fixture
+def bell():
+    bell = Doorbell.create()
+    yield bell
+    bell.close()
+
+
+@pytest.fixture
+def sentinel():
+    """Both ends of a pipe: the sentinel, and what makes it fire."""
+    read, write = os.pipe()
+    yield read, write
+    os.close(read)
+    os.close(write)
+
+
+@pytest.fixture
+def make_parking(bell):
+    made = []
+
+    def make(sentinels=(), spin_ns=0):
+        made.append(Parking(bell, list(sentinels), spin_ns))
+        return made[-1]
+
+    yield make
+    for parking in made:
+        parking.close()
+
+
+def test_a_ring_ends_the_wait(bell, make_parking):
+    parking = make_parking()
+    for _ in range(3):
+        bell.ring()
+        assert parking.wait(never, never, soon())
+    assert parking.parked == 3
+
+
+def test_a_ring_from_another_thread_ends_the_wait(bell, make_parking):
+    parking = make_parking()
+    armed = threading.Event()
+
+    def ring():
+        armed.wait(PATIENCE)
+        bell.ring()
+
+    thread = threading.Thread(target=ring)
+    thread.start()
+
+    def arm():
+        armed.set()
+        return False
+
+    assert parking.wait(never, arm, soon())
+    thread.join()
+
+
+def test_a_ring_before_anybody_parked_is_not_lost(bell, make_parking):
+    bell.ring()
+    assert make_parking().wait(never, never, soon())
+
+
+def test_rings_that_were_heard_do_not_ring_again(bell, make_parking):
+    parking = make_parking()
+    for _ in range(5):
+        bell.ring()
+    assert parking.wait(never, never, soon())
+    assert not parking.wait(never, never, time.monotonic())
+
+
+def test_what_is_there_when_it_arms_is_not_waited_for(make_parking):
+    parking = make_parking()
+    assert parking.wait(never, lambda: True)
+    assert parking.parked == 0
+
+
+def test_a_deadline_that_has_passed_ends_the_wait(make_parking):
+    assert not make_parking().wait(never, never, time.monotonic() - 1)
+
+
+def test_a_sentinel_ends_the_wait_and_says_which_it_was(make_parking, sentinel):
+    read, write = sentinel
+    parking = make_parking([read])
+    os.write(write, b"x")
+    for _ in range(2):  # it goes on firing
+        with pytest.raises(SentinelFired) as caught:
+            parking.wait(never, never, soon())
+        assert caught.value.fd == read
+
+
+def test_a_sentinel_that_was_forgotten_ends_no_wait(make_parking, sentinel):
+    read, write = sentinel
+    parking = make_parking([read])
+    os.write(write, b"x")
+    parking.forget(read)
+    parking.forget(read)
+    assert not parking.wait(never, never, time.monotonic())
+
+
+def test_news_while_it_spins_are_taken_without_parking(make_parking):
+    parking = make_parking(spin_ns=int(PATIENCE * 1e9))
+    looks = iter([False] * 20 + [True])
+
+    def arm():
+        raise AssertionError("it parked")
+
+    assert parking.wait(lambda: next(looks), arm, soon())
+    assert (parking.parked, parking.spun) == (0, 1)
+
+
+def test_it_parks_when_spinning_brought_nothing(bell, make_parking):
+    parking = make_parking(spin_ns=1)
+    bell.ring()
+    assert parking.wait(never, never, soon())
+    assert (parking.parked, parking.spun) == (1, 0)
+
+
+def test_closing_leaves_no_descriptor(bell):
+    before = sorted(os.listdir("/proc/self/fd"))
+    Parking(bell, [], 0).close()
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_sentinel_that_cannot_be_watched_leaves_no_descriptor(bell):
+    before = sorted(os.listdir("/proc/self/fd"))
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        Parking(bell, [10_000], 0)
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_bell_that_was_silenced_is_quiet(bell, make_parking):
+    bell.ring()
+    bell.silence()
+    bell.silence()
+    assert not make_parking().wait(never, never, time.monotonic())
+
+
+def test_a_bell_can_be_rung_however_often(bell):
+    os.eventfd_write(bell.fd, 2**64 - 2)
+    bell.ring()
+    assert os.eventfd_read(bell.fd) == 2**64 - 2
+
+
+def test_a_bell_is_closed_once(bell):
+    fd = bell.fd
+    bell.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
+    bell.close()
+
+
+def test_a_fence_can_be_passed_by_many_threads_each_with_its_own():
+    fences = [make_fence() for _ in range(4)]
+    threads = [threading.Thread(target=lambda fence=fence: [fence() for _ in range(1000)]) for fence in fences]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()

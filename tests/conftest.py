@@ -1,0 +1,134 @@
+"""Both event loops for every test that awaits; one Ray, and the actors that tests share."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import gc
+import inspect
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import uvloop
+from ray.exceptions import RayError
+
+from tests.actors import AsyncWorker, Worker
+from tests.belongings import take_stock
+from tests.gate import Gate
+
+LIMIT = 30  # seconds that a test may await
+LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+
+
+def pytest_asyncio_loop_factories(config, item):
+    return LOOPS
+
+
+def pytest_collection_modifyitems(items):
+    """Limits tests that await: the signal of pytest-timeout does not get through to a uvloop that sleeps."""
+    for item in items:
+        if inspect.iscoroutinefunction(item.obj):
+            item.obj = limited(item.obj)
+
+
+def limited(test: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(test)
+    async def run(*args: Any, **kwargs: Any) -> None:
+        async with asyncio.timeout(LIMIT):
+            await test(*args, **kwargs)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[str]:
+    """A Ray on this machine; the address at which other drivers find it."""
+    ray.init(
+        address="local",
+        num_cpus=2,
+        namespace="tests",
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="error",
+    )
+    yield ray.get_runtime_context().gcs_address
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def pool(cluster: str) -> list[Any]:
+    """Three synchronous actors and an asynchronous one."""
+    return [Worker.remote(), Worker.remote(), Worker.remote(), AsyncWorker.remote()]
+
+
+@pytest.fixture(scope="module")
+def free_pool(pool: list[Any]) -> list[Any]:
+    """The pool, with a new actor in place of each that another module has left dead, busy or in a graph."""
+    gc.collect()  # graphs that tests dropped
+    for number, actor in enumerate(pool):
+        if not is_free(actor):
+            ray.kill(actor)
+            pool[number] = (AsyncWorker if number == 3 else Worker).remote()
+    return list(pool)
+
+
+def is_free(actor: Any) -> bool:
+    """Whether it answers, and no graph is in it, or will be gone within a few looks."""
+    try:
+        return any(not ray.get(actor.call.remote(take_stock), timeout=5).of_graphs() for _ in range(100))
+    except RayError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def workers(free_pool: list[Any]) -> list[Any]:
+    """Three synchronous actors."""
+    return free_pool[:3]
+
+
+@pytest.fixture
+def worker(workers: list[Any]) -> Any:
+    return workers[0]
+
+
+@pytest.fixture(scope="module")
+def async_worker(free_pool: list[Any]) -> Any:
+    """An asynchronous actor."""
+    return free_pool[3]
+
+
+@pytest.fixture
+def make_actor(cluster: str) -> Iterator[Callable[..., Any]]:
+    """Makes actors for a test that harms them."""
+    made = []
+
+    def make(actor_class: Any = Worker, *args: Any, **options: Any) -> Any:
+        actor = actor_class.options(**options).remote(*args)
+        made.append(actor)
+        return actor
+
+    yield make
+    for actor in made:
+        ray.kill(actor)
+
+
+@pytest.fixture
+def make_gate(tmp_path: Path) -> Iterator[Callable[[], Gate]]:
+    """Makes gates, and opens them at the end, so that no actor is left waiting."""
+    made: list[Gate] = []
+
+    def make() -> Gate:
+        made.append(Gate(tmp_path / f"gate{len(made)}"))
+        return made[-1]
+
+    yield make
+    for gate in made:
+        gate.force()
+
+
+@pytest.fixture
+def gate(make_gate: Callable[[], Gate]) -> Gate:
+    return make_gate()

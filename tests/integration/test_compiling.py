@@ -1,0 +1,251 @@
+"""Compiling: what is refused, and actors that are busy or dead."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+import ray
+from ray.dag import InputNode, MultiOutputNode
+from ray.exceptions import ActorDiedError
+
+import async_adag
+from async_adag import GpuUnavailable, GraphError
+from tests.actors import Worker, wait_until_dead
+from tests.threads import in_thread
+from tests.turns import turns
+
+
+def echo(actor):
+    with InputNode() as x:
+        return actor.echo.bind(x)
+
+
+def name_of(actor) -> str:
+    return f"Worker({actor._actor_id.hex()[:6]})"
+
+
+@ray.remote
+def task(x):
+    return x
+
+
+def no_input(worker):
+    return worker.echo.bind(1)
+
+
+def two_inputs(worker):
+    with InputNode() as x, InputNode() as y:
+        return worker.join.bind(x, y)
+
+
+def the_input_alone(worker):
+    with InputNode() as x:
+        return x
+
+
+def a_task(worker):
+    with InputNode() as x:
+        return worker.echo.bind(task.bind(x))
+
+
+def an_actor_to_be(worker):
+    with InputNode() as x:
+        return Worker.bind().echo.bind(x)
+
+
+def a_node_in_a_container(worker):
+    with InputNode() as x:
+        return worker.echo.bind([worker.echo.bind(x)])
+
+
+def whole_and_by_part(worker):
+    with InputNode() as x:
+        return worker.join.bind(x, x[0])
+
+
+def the_input_as_output(worker):
+    with InputNode() as x:
+        worker.echo.bind(x)
+        return MultiOutputNode([x])
+
+
+def no_outputs(worker):
+    return MultiOutputNode([])
+
+
+REFUSED = {
+    no_input: "InputNode",
+    two_inputs: "two InputNodes",
+    the_input_alone: "input alone",
+    a_task: "task",
+    an_actor_to_be: "actor",
+    a_node_in_a_container: "container",
+    whole_and_by_part: "whole and by part",
+    the_input_as_output: "output",
+    no_outputs: "no actor method",
+}
+
+
+@pytest.mark.parametrize("build", REFUSED)
+async def test_dags_that_cannot_be_compiled(worker, build):
+    for compiling in (async_adag.compile, async_adag.compile_async):
+        with pytest.raises(GraphError, match=REFUSED[build]) as caught:
+            await compiling(build(worker))
+        assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize("value", [None, 5, "dag", len])
+def test_what_is_no_dag(cluster, value):
+    with pytest.raises(GraphError, match="DAG"):
+        async_adag.compile(value)
+
+
+def test_a_method_that_is_not_there(worker):
+    with InputNode() as x, pytest.raises(AttributeError, match="missing"):
+        worker.missing.bind(x)
+
+
+def test_gpu_transport_without_a_gpu(workers):
+    with InputNode() as x:
+        dag = workers[1].echo.bind(workers[0].echo.bind(x).with_tensor_transport("nccl"))
+    with pytest.raises(GpuUnavailable, match=r"async-adag\[gpu\]") as caught:
+        async_adag.compile(dag)
+    assert isinstance(caught.value, RuntimeError)
+
+
+async def test_compile_async(worker):
+    async with await async_adag.compile_async(echo(worker), max_inflight=4) as compiled:
+        assert await compiled(1) == 1
+
+
+async def test_a_context_manager_gives_the_graph(worker):
+    compiled = async_adag.compile(echo(worker))
+    async with compiled as entered:
+        assert entered is compiled
+    with async_adag.compile(echo(worker)) as entered:
+        assert isinstance(entered, async_adag.CompiledGraph)
+
+
+def test_a_busy_actor(workers, gate):
+    """It is named, the others are let go, and all can be compiled when it is free."""
+    busy = workers[1].hold.remote(gate.path)
+    gate.entered()
+    with InputNode() as x:
+        dag = workers[2].add.bind(workers[1].add.bind(workers[0].add.bind(x)))
+    with pytest.raises(GraphError, match=r"compile_timeout=0\.5") as caught:
+        async_adag.compile(dag, compile_timeout=0.5)
+    message = str(caught.value)
+    assert f"{name_of(workers[1])} (for add" in message
+    assert name_of(workers[0]) not in message
+    assert ray.get(workers[0].echo.remote(1)) == 1
+    gate.open("free")
+    assert ray.get(busy) == "free"
+    assert ray.get(workers[1].echo.remote(1)) == 1
+    with async_adag.compile(dag) as compiled:
+        assert compiled.execute(0).get() == 3
+
+
+def test_an_actor_that_is_busy_for_a_while_is_waited_for(worker, gate):
+    busy = worker.hold.remote(gate.path)
+    gate.entered()
+    compiling = in_thread(async_adag.compile, echo(worker))
+    gate.open("done")
+    with compiling.result() as compiled:
+        assert compiled.execute(1).get() == 1
+    assert ray.get(busy) == "done"
+
+
+async def test_compile_async_keeps_the_loop_free(worker, gate):
+    busy = worker.hold.remote(gate.path)
+    gate.entered()
+    compiling = asyncio.ensure_future(async_adag.compile_async(echo(worker)))
+    await turns(100)
+    assert not compiling.done()
+    gate.open()
+    async with await compiling as compiled:
+        assert await compiled(1) == 1
+    await busy
+
+
+async def test_compile_async_can_be_cancelled(worker, gate):
+    busy = worker.hold.remote(gate.path)
+    gate.entered()
+    compiling = asyncio.ensure_future(async_adag.compile_async(echo(worker)))
+    await turns(100)
+    compiling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await compiling
+    gate.open()
+    await busy
+    async with await async_adag.compile_async(echo(worker)) as compiled:
+        assert await compiled(1) == 1
+
+
+async def test_compile_async_times_out(worker, gate):
+    busy = worker.hold.remote(gate.path)
+    gate.entered()
+    with pytest.raises(GraphError, match=name_of(worker).replace("(", r"\(").replace(")", r"\)")):
+        await async_adag.compile_async(echo(worker), compile_timeout=0.2)
+    gate.open()
+    await busy
+
+
+def test_a_dead_actor(workers, make_actor):
+    dead = make_actor()
+    ray.get(dead.pid.remote())
+    ray.kill(dead)
+    wait_until_dead(dead)
+    with InputNode() as x:
+        dag = workers[0].add.bind(dead.add.bind(x))
+    with pytest.raises(GraphError) as caught:
+        async_adag.compile(dag)
+    assert isinstance(caught.value, ActorDiedError)
+    assert isinstance(caught.value, ValueError)
+    assert name_of(dead) in str(caught.value)
+    assert "add" in str(caught.value)
+    with async_adag.compile(echo(workers[0])) as compiled:
+        assert compiled.execute(1).get() == 1
+
+
+def test_an_actor_that_dies_while_its_graph_is_compiled(workers, make_actor, gate):
+    dying = make_actor()
+    busy = dying.hold.remote(gate.path)
+    gate.entered()
+    with InputNode() as x:
+        dag = workers[0].add.bind(dying.add.bind(x))
+    compiling = in_thread(async_adag.compile, dag)
+    ray.kill(dying)
+    error = compiling.exception()
+    assert isinstance(error, GraphError)
+    assert isinstance(error, ActorDiedError)
+    with pytest.raises(ActorDiedError):
+        ray.get(busy)
+    with async_adag.compile(echo(workers[0])) as compiled:
+        assert compiled.execute(1).get() == 1
+
+
+def test_an_actor_that_is_not_there_yet(make_actor):
+    with async_adag.compile(echo(make_actor())) as compiled:
+        assert compiled.execute(1).get() == 1
+
+
+def test_actors_with_another_version_of_the_package(worker, monkeypatch):
+    monkeypatch.setattr("async_adag.driver.deploy.__version__", "0.0.1")
+    with pytest.raises(GraphError, match=r"0\.0\.1") as caught:
+        async_adag.compile(echo(worker))
+    assert async_adag.__version__ in str(caught.value)
+    assert "runtime_env" in str(caught.value)
+
+
+@pytest.mark.parametrize("version", ["2.9.0", "3.0.0"])
+def test_a_ray_that_was_not_tested(worker, monkeypatch, version):
+    monkeypatch.setattr(ray, "__version__", version)
+    with pytest.raises(GraphError, match=version):
+        async_adag.compile(echo(worker))
+
+
+def test_another_system(worker, monkeypatch):
+    monkeypatch.setattr("sys.platform", "darwin")
+    with pytest.raises(GraphError, match="Linux"):
+        async_adag.compile(echo(worker))

@@ -1,0 +1,168 @@
+"""One running loop at a time, one after another."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+
+import pytest
+import uvloop
+from ray.dag import InputNode
+
+import async_adag
+from tests.threads import in_thread
+
+FACTORIES = [asyncio.new_event_loop, uvloop.new_event_loop]
+
+
+@pytest.fixture(scope="module")
+def compiled(workers):
+    with InputNode() as x:
+        dag = workers[0].hold_or_echo.bind(x)
+    compiled = async_adag.compile(dag)
+    yield compiled
+    compiled.teardown()
+
+
+def run(coroutine, factory):
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(coroutine)
+
+
+async def several(compiled):
+    return await asyncio.gather(*(compiled(n) for n in range(10)))
+
+
+def test_one_loop_after_another(compiled):
+    for factory in FACTORIES * 3:
+        assert run(several(compiled), factory) == list(range(10))
+
+
+def test_loops_with_blocking_calls_in_between(compiled):
+    for factory in FACTORIES * 2:
+        assert compiled.execute(5).get() == 5
+        assert run(several(compiled), factory) == list(range(10))
+
+
+@pytest.mark.parametrize("factory", FACTORIES)
+def test_a_loop_that_is_closed_with_executions_in_flight(compiled, gate, factory):
+    async def leave():
+        await compiled.execute_async(gate.path)
+        await compiled.execute_async(1)
+
+    run(leave(), factory)
+    gate.open()
+    assert run(several(compiled), factory) == list(range(10))
+    assert compiled.execute(6).get() == 6
+    assert compiled.stats().in_flight == 0
+
+
+@pytest.mark.parametrize("factory", FACTORIES)
+def test_a_loop_that_is_closed_with_callers_in_line(workers, gate, factory):
+    with InputNode() as x:
+        dag = workers[1].hold_or_echo.bind(x)
+    with async_adag.compile(dag, max_inflight=1) as compiled:
+
+        async def leave():
+            await compiled.execute_async(gate.path)
+            waiting = asyncio.ensure_future(compiled(1))
+            await asyncio.sleep(0)
+            assert not waiting.done()
+
+        run(leave(), factory)
+        gate.open()
+        assert run(several(compiled), factory) == list(range(10))
+
+
+@pytest.mark.parametrize("factory", FACTORIES)
+def test_a_loop_that_merely_stands_still_gives_way(compiled, factory):
+    first, second = factory(), factory()
+    try:
+        assert first.run_until_complete(several(compiled)) == list(range(10))
+        assert second.run_until_complete(several(compiled)) == list(range(10))
+        assert first.run_until_complete(several(compiled)) == list(range(10))
+    finally:
+        first.close()
+        second.close()
+
+
+@pytest.mark.parametrize("factory", FACTORIES)
+def test_a_second_live_loop_is_refused(compiled, factory):
+    serving, done = threading.Event(), threading.Event()
+
+    def serve():
+        async def main():
+            assert await compiled(1) == 1
+            serving.set()
+            await asyncio.wrap_future(in_thread(done.wait))
+            return await compiled(2)
+
+        return run(main(), factory)
+
+    other = in_thread(serve)
+    serving.wait()
+    try:
+        with pytest.raises(RuntimeError, match="event loop"):
+            run(compiled(1), factory)
+        assert compiled.execute(3).get() == 3, "threads are welcome all the same"
+    finally:
+        done.set()
+    assert other.result() == 2, "the refused loop spoiled it for the first"
+    assert run(compiled(4), factory) == 4
+
+
+def test_without_a_running_loop(compiled):
+    coroutine = compiled.execute_async(1)
+    with pytest.raises(RuntimeError, match="no running event loop"):
+        coroutine.send(None)
+
+
+@pytest.mark.parametrize("factory", FACTORIES)
+def test_a_graph_that_is_dropped_while_its_loop_lives(workers, factory):
+    """Its descriptors leave the loop before they are closed: the next ones with their numbers work."""
+    with InputNode() as x:
+        dag = workers[1].echo.bind(x)
+
+    async def main():
+        for n in range(5):
+            compiled = async_adag.compile(dag)
+            assert await compiled(n) == n
+            del compiled
+            gc.collect()
+
+    run(main(), factory)
+
+
+@pytest.mark.parametrize("factory", FACTORIES)
+def test_a_graph_lives_while_a_task_awaits_its_result(workers, gate, factory):
+    with InputNode() as x:
+        dag = workers[1].hold.bind(x)
+
+    async def main():
+        compiled = async_adag.compile(dag)
+        future = await compiled.execute_async(gate.path)
+        del compiled
+        gc.collect()
+        gate.open("still there")
+        return await future
+
+    assert run(main(), factory) == "still there"
+
+
+@pytest.mark.parametrize("factory", FACTORIES)
+def test_teardown_from_another_thread(workers, gate, factory):
+    with InputNode() as x:
+        dag = workers[1].hold_or_echo.bind(x)
+
+    async def main():
+        compiled = async_adag.compile(dag)
+        assert await compiled(1) == 1
+        future = await compiled.execute_async(gate.path)
+        gate.entered()
+        await asyncio.wrap_future(in_thread(compiled.teardown))
+        with pytest.raises(async_adag.GraphClosed):
+            await future
+        gate.open()
+
+    run(main(), factory)

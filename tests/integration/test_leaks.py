@@ -1,0 +1,150 @@
+"""Compiled and torn down, over and over: every process holds what it held before."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from types import NoneType
+
+import numpy as np
+import pytest
+import ray
+from ray.dag import InputNode, MultiOutputNode
+
+import async_adag
+from async_adag import GraphClosed, GraphError
+from tests.belongings import Belongings, take_stock
+from tests.threads import in_thread
+
+ROUNDS = 30
+
+
+@pytest.fixture(scope="module")
+def processes(workers, async_worker):
+    return [*workers[:2], async_worker]
+
+
+def dag_of(processes):
+    """Two synchronous actors and an asynchronous one; values cross processes and stay within one."""
+    first, second, third = processes
+    with InputNode() as x:
+        start = first.echo.bind(x)
+        middle = third.echo.bind(start)
+        return MultiOutputNode([second.echo.bind(second.echo.bind(middle)), middle])
+
+
+def everywhere(processes) -> list[Belongings]:
+    return [take_stock(), *ray.get([process.call.remote(take_stock) for process in processes])]
+
+
+async def check(round_, processes) -> None:
+    """Nothing is left by thirty rounds; a second thirty decide, where Ray opened something meanwhile."""
+    for _ in range(5):
+        await round_()
+    for _ in range(2):
+        before = everywhere(processes)
+        for _ in range(ROUNDS):
+            await round_()
+        for _ in range(20):  # looks, not seconds: a loop that was abandoned may still be ending
+            left = [now.more_than(then) for now, then in zip(everywhere(processes), before, strict=True)]
+            if not any(left):
+                return
+    pytest.fail(f"left behind in the driver and the actors: {left}")
+
+
+async def test_awaited_and_closed(processes):
+    async def round_():
+        async with async_adag.compile(dag_of(processes)) as compiled:
+            await asyncio.gather(*(compiled(n) for n in range(5)))
+            array = np.arange(100_000)
+            assert np.array_equal((await compiled(array))[0], array)
+
+    await check(round_, processes)
+
+
+async def test_the_blocking_side(processes):
+    def round_():
+        with async_adag.compile(dag_of(processes)) as compiled:
+            for n in range(5):
+                assert compiled.execute(n).get() == [n, n]
+
+    await check(lambda: asyncio.wrap_future(in_thread(round_)), processes)
+
+
+async def test_failed_and_cancelled_and_abandoned(processes):
+    with InputNode() as x:
+        dag = processes[1].echo.bind(processes[0].call.bind(_divide, x))
+
+    async def round_():
+        compiled = async_adag.compile(dag, max_inflight=2)
+        with pytest.raises(ZeroDivisionError):
+            await compiled(0)
+        tasks = [asyncio.ensure_future(compiled(n)) for n in (1, 0, 1, 0, 1)]
+        await asyncio.sleep(0)
+        tasks[0].cancel()
+        tasks[4].cancel()
+        compiled.teardown()
+        await asyncio.wait(tasks)
+        for task in tasks:
+            assert task.cancelled() or isinstance(task.exception(), (ZeroDivisionError, GraphClosed, NoneType))
+
+    await check(round_, processes)
+
+
+def _divide(x):
+    return 1 // x
+
+
+async def test_dropped(processes):
+    async def round_():
+        compiled = async_adag.compile(dag_of(processes))
+        assert await compiled(1) == [1, 1]
+        del compiled
+        gc.collect()
+
+    await check(round_, processes)
+
+
+async def test_compiled_in_vain(processes, workers, gate):
+    """One actor is busy: what the others were given is taken back."""
+    busy = workers[2].hold.remote(gate.path)
+    gate.entered()
+    dag = workers[2].echo.bind(dag_of(processes).get_args()[0])
+
+    async def round_():
+        with pytest.raises(GraphError):
+            async_adag.compile(dag, compile_timeout=0.05)
+
+    await check(round_, processes)
+    gate.open()
+    await busy
+
+
+async def test_arrays_that_outlive_their_graph_give_their_memory_back(processes):
+    async def round_():
+        async with async_adag.compile(dag_of(processes)) as compiled:
+            held = [await compiled(np.full(50_000, n)) for n in range(3)]
+        assert [int(array[0]) for array, _ in held] == [0, 1, 2]
+
+    await check(round_, processes)
+
+
+async def test_memory_stays_flat_under_growing_payloads(processes):
+    with InputNode() as x:
+        dag = processes[0].echo.bind(x)
+
+    def resident() -> int:
+        with open("/proc/self/smaps_rollup") as rollup:
+            return next(int(line.split()[1]) for line in rollup if line.startswith("Pss:"))
+
+    async with async_adag.compile(dag, max_inflight=4) as compiled:
+
+        async def grow():
+            for size in range(100_000, 4_000_000, 100_000):
+                assert len(await compiled(bytes(size))) == size
+
+        await grow()
+        before = resident()
+        for _ in range(5):
+            await grow()
+        assert resident() - before < 20_000, "kilobytes"

@@ -1,0 +1,28 @@
+"""Programs of their own, on the Ray of the tests."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from textwrap import dedent
+
+BEGIN = """
+import asyncio, os, sys, threading
+import ray, async_adag
+from ray.dag import InputNode
+
+ray.init(address=sys.argv[1], namespace="tests", log_to_driver=False, logging_level="error")
+"""
+
+
+def start(cluster: str, *parts: str, args: Sequence[str] = ()) -> subprocess.Popen[str]:
+    """Start a program that is connected to ``cluster``."""
+    source = "\n".join(dedent(part) for part in (BEGIN, *parts))
+    return subprocess.Popen(
+        [sys.executable, "-W", "default", "-c", source, cluster, *args],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )

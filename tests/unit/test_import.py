@@ -1,0 +1,88 @@
+"""What importing the package does to a process: next to nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+# Imports the package in a process of its own, where every attempt to import a GPU library and every look at the
+# environment is noted, with the file that made it. Libraries that are there before it are not its business.
+WATCHED = """
+import json, os, sys, threading
+
+import anyio, ray, ray.cloudpickle, ray.dag, ray.exceptions, ray.experimental.compiled_dag_ref  # noqa
+
+imports, looks = [], []
+
+def asker():
+    frame = sys._getframe(2)
+    while "importlib" in frame.f_code.co_filename or frame.f_code.co_filename == os.__file__ \
+            or "_collections_abc" in frame.f_code.co_filename:
+        frame = frame.f_back
+    return frame.f_code.co_filename
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("cupy", "torch", "jax"):
+            imports.append([name, asker()])
+
+sys.meta_path.insert(0, Finder())
+for name in [n for n in sys.modules if n.partition(".")[0] in ("cupy", "torch", "jax")]:
+    del sys.modules[name]
+
+Environ = type(os.environ)
+look = Environ.__getitem__
+
+def noted(self, key):
+    looks.append([key, asker()])
+    return look(self, key)
+
+Environ.__getitem__ = noted
+threads = threading.active_count()
+fds = set(os.listdir("/proc/self/fd"))
+os.environ.get("HOME")
+try:
+    import torch
+except ImportError:
+    pass
+
+import async_adag
+
+print(json.dumps({
+    "imports": imports,
+    "looks": looks,
+    "package": os.path.dirname(async_adag.__file__),
+    "threads": threading.active_count() - threads,
+    "fds": len(set(os.listdir("/proc/self/fd")) - fds),
+    "ray": ray.is_initialized(),
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def facts():
+    done = subprocess.run([sys.executable, "-c", WATCHED], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    # The watch itself works: it saw the look and the import that the script makes on purpose.
+    assert ["HOME", "<string>"] in found["looks"]
+    assert ["torch", "<string>"] in found["imports"]
+    return found
+
+
+def by_the_package(facts, notes):
+    return [note for note in notes if note[1].startswith(facts["package"])]
+
+
+def test_no_gpu_library_is_imported(facts):
+    assert by_the_package(facts, facts["imports"]) == []
+
+
+def test_no_environment_variable_is_read(facts):
+    assert by_the_package(facts, facts["looks"]) == []
+
+
+def test_no_thread_is_started_no_descriptor_opened_and_ray_is_left_alone(facts):
+    assert (facts["threads"], facts["fds"], facts["ray"]) == (0, 0, False)
