@@ -127,7 +127,7 @@ def unpack_header(source: memoryview, at: int, seq: int, inline_capacity: int, b
     block = packed & 0xFFFFFFFF
     if place == BARE:
         raise FrameError(f"a bare body of {body} bytes is none of kind {kind}, or does not fit {inline_capacity}")
-    if body != 8 and (kind == _INT or kind == _FLOAT):
+    if body != 8 and kind in (_INT, _FLOAT):
         raise FrameError(f"a number of {body} bytes")
     if place == INLINE:
         if length > inline_capacity:
