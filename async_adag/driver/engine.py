@@ -371,6 +371,10 @@ class Engine:
                 parking.wait(self._may_read, self._arm_locked, deadline)
             except SentinelFired:
                 pass  # looked at in the next turn
+            except (OSError, ValueError):
+                if self._error is None:
+                    raise
+                # Torn down by another thread, and the descriptors with it: the next turn says so.
             finally:
                 with self.lock:
                     self._leading = False
