@@ -26,3 +26,10 @@ def start(cluster: str, *parts: str, args: Sequence[str] = ()) -> subprocess.Pop
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def wait_until_ready(program: subprocess.Popen[str]) -> None:
+    """Wait until it prints "ready"."""
+    assert program.stdout is not None
+    line = program.stdout.readline()
+    assert line == "ready\n", program.communicate()

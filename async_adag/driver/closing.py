@@ -32,7 +32,7 @@ def close(engine: Engine) -> None:
     try:
         with engine.lock:
             engine.begin_draining()
-        engine.wait_sync(engine.is_quiet)
+        engine.blocking.wait(engine.is_quiet, None)
         with engine.lock:
             engine.send_stop()
         _await_goodbyes(engine, _Patience(engine, drain=True))
@@ -114,7 +114,7 @@ def _all_left(engine: Engine) -> bool:
 
 def _await_goodbyes(engine: Engine, patience: _Patience) -> None:
     while not _all_left(engine) and not patience.is_over():
-        if engine.is_on_own_loop():
+        if engine.blocking.is_on_own_loop():
             return  # the goodbye needs the very loop that a wait here would stop
         poll = select.poll()
         try:

@@ -10,33 +10,27 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-import warnings
 from collections.abc import Callable
 from typing import Any
 
-from async_adag.actor.control import LoopState
-from async_adag.channels.doorbell import Doorbell
 from async_adag.channels.failures import annotate, decode_failure
 from async_adag.channels.interface import STOP, Failure, Reader, Writer
-from async_adag.channels.parking import Parking, SentinelFired
 from async_adag.driver.arguments import Arguments
+from async_adag.driver.blocking import Blocking
 from async_adag.driver.capacity import Line, Waiter
 from async_adag.driver.deploy import Deployment
 from async_adag.driver.event_loop import LoopBinding
+from async_adag.driver.reasons import Reason, channel_failure, departure, torn_down
 from async_adag.driver.results import GraphRef
-from async_adag.driver.supervision import Departure, Left
+from async_adag.driver.supervision import Departure
 from async_adag.errors import (
-    ActorDied,
     AdagError,
     CapacityExceeded,
-    ExecutionTimeout,
-    GraphBroken,
     GraphClosed,
 )
-from async_adag.graph.model import FromNode
 from async_adag.graph.plan import Plan
 from async_adag.observe.stats import Stats, take_stats
-from async_adag.options import Options, check_timeout
+from async_adag.options import Options
 from async_adag.protocol.frame import FrameError
 from async_adag.protocol.ledger import Entry, Ledger
 from async_adag.protocol.lifecycle import Lifecycle, State
@@ -73,14 +67,9 @@ class Engine:
         self.ledger: Ledger[Sinks] = Ledger(len(results), options.max_inflight)
         self.line = Line(self.ledger)
         self._error: AdagError | None = None  # what every call raises once the graph is no longer open
-        self._changed = threading.Condition(self.lock)
-        self._followers = 0
-        self._leading = False
-        self._parking: Parking | None = None
-        self._nudge = Doorbell(-1)  # wakes the thread that is parked there
+        self.blocking = Blocking(self)
         self._loop = LoopBinding(self)
         self._outputs = range(len(plan.outputs))
-        self._warned = False
         self._deaf = False  # while taking in, and when nothing more will be taken in
         self._quiet: list[Waiter] = []  # who waits until nothing is in flight and STOP may be written
         self._leaving: list[Waiter] = []  # who waits until every actor has left
@@ -103,6 +92,10 @@ class Engine:
                 self.ledger.reserve()
                 return self._admit_futures(loop, args, kwargs, owner)
         return None
+
+    def is_open(self) -> bool:
+        """Whether calls are welcome."""
+        return self._error is None
 
     async def submit_async(self, args: tuple[Any, ...], kwargs: dict[str, Any], owner: object) -> Sinks:
         """Admit an execution for a task, after those who came before; one future for each output."""
@@ -169,8 +162,8 @@ class Engine:
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
             if timeout != 0:
-                self._warn_if_on_loop("execute_async")
-            self._wait(lambda: waiter.granted or waiter.error is not None, deadline)
+                self.blocking.check_loop()
+            self.blocking.wait(lambda: waiter.granted or waiter.error is not None, deadline)
         except BaseException:
             with self.lock:
                 self.line.leave(waiter)
@@ -230,7 +223,7 @@ class Engine:
             line.grant_next()
             granted = True
         if granted:
-            self._tell()
+            self.blocking.tell()
 
     # -- arrival
 
@@ -246,12 +239,12 @@ class Engine:
                 while may_read():
                     self._arrive(channel, reader, here)
         except FrameError as error:
-            self.fail(self._channel_failed(channel, str(error)))
+            self.fail(channel_failure(self.plan, self.plan.results()[channel], str(error)))
             return
         finally:
             self._deaf = self._error is not None and self.life.state is not State.DRAINING
         if self.ledger.arrived != arrived:
-            self._tell()
+            self.blocking.tell()
         if not self.line.is_empty():
             self._grant()
         if self.ledger.in_flight == 0:
@@ -282,6 +275,15 @@ class Engine:
             else:
                 self._loop.settle(sink, part, error, here)
 
+    def may_read(self) -> bool:
+        """Whether a frame has arrived that was not taken in."""
+        return any(may_read() for _, _, may_read in self._results)
+
+    def arm_or_end(self) -> bool:
+        """As `arm`; True too when nothing more will come."""
+        with self.lock:
+            return self._deaf or self.arm()
+
     def arm(self) -> bool:
         """Arm all that this process waits for; True if something of it is there already."""
         there = False
@@ -305,122 +307,6 @@ class Engine:
             while not self._deaf and self.arm():
                 self.take_in()
 
-    def _tell(self) -> None:
-        """Let waiting threads look again."""
-        if self._followers:
-            self._changed.notify_all()
-        if self._leading:
-            self._nudge.ring()
-
-    # -- waiting threads
-
-    def wait_for(self, ref: GraphRef, timeout: float | None) -> None:
-        """Wait until ``ref`` is settled. Raises as `GraphRef.get`."""
-        deadline = ref.deadline
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        if left is None or (timeout is not None and timeout <= left):
-            self._wait_for(ref.is_settled, timeout, f"execution {ref._seq}")
-            return
-        try:
-            self._wait_for(ref.is_settled, left, f"execution {ref._seq}")
-        except ExecutionTimeout:
-            missed = ExecutionTimeout(
-                f"execution {ref._seq} missed its deadline and is abandoned{self.describe_computing()}"
-            )
-            ref.settle(None, missed)
-
-    def wait_for_all(self, refs: list[GraphRef], timeout: float | None) -> None:
-        """Wait until all ``refs`` are settled, or one has failed. Raises as `GraphRef.get`."""
-
-        def done() -> bool:
-            return any(ref._error is not None for ref in refs) or all(ref._settled for ref in refs)
-
-        self._wait_for(done, timeout, f"execution {refs[0]._seq}")
-
-    def _wait_for(self, done: Callable[[], bool], timeout: float | None, what: str) -> None:
-        check_timeout(timeout)
-        if timeout is None:
-            timeout = self.options.get_timeout
-        if timeout != 0:
-            self._warn_if_on_loop("execute_async")
-        deadline = None if timeout is None else time.monotonic() + timeout
-        if not self._wait(done, deadline):
-            raise ExecutionTimeout(f"{what} has not arrived within {timeout:g} s{self.describe_computing()}")
-
-    def _wait(self, done: Callable[[], bool], deadline: float | None) -> bool:
-        """Take in frames until ``done``; False when the deadline has passed first."""
-        while True:
-            with self.lock:
-                self._notice_departures()
-                self.take_in()
-                if done():
-                    return True
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and left <= 0:
-                    return False
-                if self._leading:
-                    self._followers += 1
-                    try:
-                        self._changed.wait(left)
-                    finally:
-                        self._followers -= 1
-                    continue
-                parking = self._parking_place()
-                self._leading = True
-            try:
-                parking.wait(self._may_read, self._arm_locked, deadline)
-            except SentinelFired:
-                pass  # looked at in the next turn
-            except (OSError, ValueError):
-                if self._error is None:
-                    raise
-                # Torn down by another thread, and the descriptors with it: the next turn says so.
-            finally:
-                with self.lock:
-                    self._leading = False
-                    if self._followers:
-                        self._changed.notify_all()
-
-    def _may_read(self) -> bool:
-        return any(may_read() for _, _, may_read in self._results)
-
-    def _arm_locked(self) -> bool:
-        with self.lock:
-            return self._deaf or self.arm()
-
-    def _parking_place(self) -> Parking:
-        if self._parking is None:
-            deployment = self.deployment
-            self._nudge = Doorbell.create()
-            self._parking = Parking(
-                deployment.ends.doorbell, [deployment.supervision.fd], self.options.spin_ns, self._nudge
-            )
-        return self._parking
-
-    def is_on_own_loop(self) -> bool:
-        """Whether this is a blocking moment on the event loop that runs nodes of this very graph."""
-        own = self.deployment.own_loop
-        return own is not None and own is asyncio._get_running_loop()
-
-    def _warn_if_on_loop(self, instead: str) -> None:
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            return
-        if loop is self.deployment.own_loop:
-            raise RuntimeError(
-                "a node of this graph runs on this very event loop, so that a blocking call here would wait for "
-                f"ever: use `await compiled.{instead}(...)`"
-            )
-        if not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"a blocking call on the thread of a running event loop stops every task there; use `await "
-                f"compiled.{instead}(...)` instead",
-                RuntimeWarning,
-                stacklevel=_stack_level(),
-            )
-
     def describe_computing(self) -> str:
         """What the actors compute now, as the end of a sentence."""
         computing = self.deployment.computing()
@@ -429,7 +315,7 @@ class Engine:
     def snapshot(self) -> Stats:
         """What the graph has done, and does now."""
         with self.lock:
-            parking = self._parking
+            parked, spun = self.blocking.waits()
             return take_stats(
                 self.plan,
                 self.deployment.controls,
@@ -438,14 +324,14 @@ class Engine:
                 waiting=len(self.line),
                 waits=self.line.waited,
                 written=sum(writer.bytes for writer in self._writers),
-                parked=parking.parked if parking else 0,
-                spun=parking.spun if parking else 0,
+                parked=parked,
+                spun=spun,
             )
 
     # -- departures and the end
 
     def notice_departures(self) -> None:
-        """What the event loop does when supervision has something to tell."""
+        """Look for actors that have left, and break the graph if one was not to."""
         with self.lock:
             self._notice_departures()
 
@@ -457,44 +343,16 @@ class Engine:
                 continue
             # Whatever it had written is there: that comes first.
             self.take_in()
-            self.fail(self._reason(left))
+            self.fail(departure(self.plan, left, self.deployment.controls[left.actor].snapshot()))
         if not self.deployment.supervision.present:
             _wake_all(self._leaving)
 
-    def _reason(self, left: Left) -> Callable[[int], AdagError]:
-        actor = self.plan.actors[left.actor]
-        snapshot = self.deployment.controls[left.actor].snapshot()
-        computing = snapshot.state is LoopState.COMPUTING
-        doing = f"in {snapshot.node} of execution {snapshot.execution}" if computing else "between nodes"
-        if left.how is Departure.DIED:
-            nodes = ", ".join(task.label for task in actor.tasks)
-            return lambda seq: ActorDied(
-                f"the process of {actor.name} died, {doing}; it ran {nodes}; "
-                + (f"execution {seq} had not arrived" if seq >= 0 else "the graph is broken")
-            )
-        said = "its loop ended" if left.how is Departure.GOODBYE else left.text
-        return lambda seq: GraphBroken(
-            f"{actor.name} left the graph, {doing}: {said}; "
-            + (f"execution {seq} had not arrived" if seq >= 0 else "the graph is broken")
-        )
-
-    def _channel_failed(self, result: int, text: str) -> Callable[[int], AdagError]:
-        channel = self.plan.results()[result]
-        actor = self.plan.graph.actors[channel.writer]
-        nodes = ", ".join(
-            self.plan.graph.label(value.node) for value in channel.values if isinstance(value, FromNode)
-        )
-        return lambda seq: GraphBroken(
-            f"the channel of {nodes} to the driver failed: {text}; {actor} wrote it; "
-            + (f"execution {seq} had not arrived" if seq >= 0 else "the graph is broken")
-        )
-
-    def fail(self, reason: Callable[[int], AdagError]) -> None:
+    def fail(self, reason: Reason) -> None:
         """The graph is broken: fail what is in flight, and free the survivors."""
         if self.life.move(State.BROKEN):
             self._end(reason)
 
-    def _end(self, reason: Callable[[int], AdagError]) -> None:
+    def _end(self, reason: Reason) -> None:
         """Nothing more will be sent or taken in. ``reason`` makes the error of an execution, or (-1) of a call."""
         self._error = reason(-1)
         self._deaf = True
@@ -511,7 +369,7 @@ class Engine:
         _wake_all(self._quiet)
         self.deployment.end_loops()
         self._loop.release()
-        self._tell()
+        self.blocking.tell()
 
     # -- draining and teardown: see closing.py
 
@@ -521,7 +379,7 @@ class Engine:
             return False
         self._error = GraphClosed("the graph is being closed")
         self.line.dismiss(self._error)
-        self._tell()
+        self.blocking.tell()
         return True
 
     def is_quiet(self) -> bool:
@@ -537,10 +395,6 @@ class Engine:
     def wait_left(self, waiter: Waiter) -> None:
         """Have ``waiter`` woken when every actor has left."""
         self._leaving.append(waiter)
-
-    def wait_sync(self, done: Callable[[], bool]) -> None:
-        """Wait in this thread until ``done``, taking in frames meanwhile."""
-        self._wait(done, None)
 
     def bind_loop(self) -> asyncio.AbstractEventLoop:
         """The running loop, which this graph watches from now on."""
@@ -558,7 +412,7 @@ class Engine:
         self._notice_departures()
         self.take_in()
         if self.life.move(State.CLOSED):
-            self._end(_closed)
+            self._end(torn_down)
 
     def release(self, wait: bool) -> None:
         """Let go of every descriptor and mapping; again is harmless.
@@ -570,10 +424,7 @@ class Engine:
 
     def _release_now(self) -> None:
         with self.lock:
-            parking, self._parking = self._parking, None
-            if parking is not None:
-                parking.close()
-            self._nudge.close()
+            self.blocking.close()
             self._results.clear()
             self._writers.clear()
             self.deployment.close()
@@ -584,20 +435,3 @@ def _wake_all(waiters: list[Waiter]) -> None:
         waiter.granted = True
         waiter.wake()
     waiters.clear()
-
-
-def _closed(seq: int) -> AdagError:
-    if seq < 0:
-        return GraphClosed("the graph was torn down: compile the DAG again to go on")
-    return GraphClosed(f"the graph was torn down before execution {seq} arrived")
-
-
-def _stack_level() -> int:
-    """How far up the stack the caller's own code is, for a warning."""
-    import sys
-
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and __package__.partition(".")[0] in frame.f_globals.get("__name__", ""):
-        frame = frame.f_back
-        level += 1
-    return level

@@ -46,7 +46,7 @@ class GraphRef(RefBase):
             Exception: what a node raised; the same object each time.
         """
         if not self._settled:
-            self._engine.wait_for(self, timeout)
+            self._engine.blocking.wait_for(self, timeout)
         if self._error is not None:
             # The object is shared by every get: each starts its traceback afresh.
             raise self._error.with_traceback(None)
@@ -103,7 +103,7 @@ class RefList(list[GraphRef]):
             Exception: as `GraphRef.get`; the first error, as soon as it is there.
         """
         if self:
-            self[0]._engine.wait_for_all(self, timeout)
+            self[0]._engine.blocking.wait_for_all(self, timeout)
         for ref in self:
             if ref._error is not None:
                 ref.get(0)

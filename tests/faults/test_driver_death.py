@@ -13,7 +13,7 @@ from ray.dag import InputNode
 import async_adag
 from tests.actors import AsyncWorker, Worker
 from tests.belongings import take_stock
-from tests.scripts import start
+from tests.scripts import start, wait_until_ready
 
 COMPILE = """
 first, second = (ray.get_actor(name) for name in sys.argv[2:4])
@@ -103,7 +103,7 @@ def are_free(actors) -> None:
 def test_an_idle_driver(cluster, actors, signal_):
     actors, names = actors
     driver = start(cluster, COMPILE, IDLE, args=names)
-    assert driver.stdout.readline() == "ready\n"
+    wait_until_ready(driver)
     assert all(held(actors)), "the loops should be there"
     os.kill(driver.pid, signal_)
     driver.communicate()
@@ -116,7 +116,7 @@ def test_a_driver_with_executions_in_flight(cluster, actors, gate, doing):
     """The method that runs comes to its end; nothing else of that graph does."""
     actors, names = actors
     driver = start(cluster, COMPILE, doing, args=[*names, gate.path])
-    assert driver.stdout.readline() == "ready\n"
+    wait_until_ready(driver)
     gate.entered()
     driver.kill()
     driver.communicate()
@@ -128,7 +128,7 @@ def test_a_driver_with_executions_in_flight(cluster, actors, gate, doing):
 def test_executions_that_were_queued_do_not_begin(cluster, actors, gate):
     actors, names = actors
     driver = start(cluster, COMPILE, QUEUED, args=[*names, gate.path])
-    assert driver.stdout.readline() == "ready\n"
+    wait_until_ready(driver)
     gate.entered()
     driver.kill()
     driver.communicate()
@@ -144,7 +144,7 @@ def test_others_go_on_beside_it(cluster, actors):
     with async_adag.compile(dag) as compiled:
         mine = held(actors)
         driver = start(cluster, COMPILE, IDLE, args=names)
-        assert driver.stdout.readline() == "ready\n"
+        wait_until_ready(driver)
         driver.kill()
         driver.communicate()
         assert [compiled.execute(n).get() for n in range(100)] == list(range(100))

@@ -1,0 +1,176 @@
+"""Threads that wait for a graph: for a result, for a place, for the end.
+
+Of several, one parks at the doorbell and takes in what arrives, for all; the others wait to be told, and one of
+them parks when it leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from async_adag.channels.doorbell import Doorbell
+from async_adag.channels.parking import Parking, SentinelFired
+from async_adag.errors import ExecutionTimeout
+from async_adag.options import check_timeout
+
+if TYPE_CHECKING:
+    from async_adag.driver.engine import Engine
+    from async_adag.driver.results import GraphRef
+
+
+class Blocking:
+    """The waiting threads of one graph."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._changed = threading.Condition(engine.lock)
+        self._followers = 0
+        self._leading = False
+        self._parking: Parking | None = None
+        self._nudge = Doorbell(-1)  # wakes the thread that is parked there
+        self._warned = False
+
+    def tell(self) -> None:
+        """Let waiting threads look again. Under the graph's lock."""
+        if self._followers:
+            self._changed.notify_all()
+        if self._leading:
+            self._nudge.ring()
+
+    def waits(self) -> tuple[int, int]:
+        """How often a thread parked, and how often it got its news while spinning."""
+        parking = self._parking
+        return (parking.parked, parking.spun) if parking is not None else (0, 0)
+
+    def close(self) -> None:
+        """Let go of descriptors. Under the graph's lock."""
+        parking, self._parking = self._parking, None
+        if parking is not None:
+            parking.close()
+        self._nudge.close()
+
+    def wait_for(self, ref: GraphRef, timeout: float | None) -> None:
+        """Wait until ``ref`` is settled. Raises as `GraphRef.get`."""
+        deadline = ref.deadline
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        if left is None or (timeout is not None and timeout <= left):
+            self._wait_for(ref.is_settled, timeout, f"execution {ref._seq}")
+            return
+        try:
+            self._wait_for(ref.is_settled, left, f"execution {ref._seq}")
+        except ExecutionTimeout:
+            missed = ExecutionTimeout(
+                f"execution {ref._seq} missed its deadline and is abandoned{self._engine.describe_computing()}"
+            )
+            ref.settle(None, missed)
+
+    def wait_for_all(self, refs: list[GraphRef], timeout: float | None) -> None:
+        """Wait until all ``refs`` are settled, or one has failed. Raises as `GraphRef.get`."""
+
+        def done() -> bool:
+            return any(ref._error is not None for ref in refs) or all(ref._settled for ref in refs)
+
+        self._wait_for(done, timeout, f"execution {refs[0]._seq}")
+
+    def _wait_for(self, done: Callable[[], bool], timeout: float | None, what: str) -> None:
+        check_timeout(timeout)
+        if timeout is None:
+            timeout = self._engine.options.get_timeout
+        if timeout != 0:
+            self.check_loop()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if not self.wait(done, deadline):
+            raise ExecutionTimeout(
+                f"{what} has not arrived within {timeout:g} s{self._engine.describe_computing()}"
+            )
+
+    def wait(self, done: Callable[[], bool], deadline: float | None) -> bool:
+        """Take in frames until ``done``; False when the deadline (`time.monotonic`) has passed first."""
+        engine = self._engine
+        while True:
+            with engine.lock:
+                engine.notice_departures()
+                engine.take_in()
+                if done():
+                    return True
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    return False
+                if self._leading:
+                    self._followers += 1
+                    try:
+                        self._changed.wait(left)
+                    finally:
+                        self._followers -= 1
+                    continue
+                parking = self._parking_place()
+                self._leading = True
+            try:
+                parking.wait(engine.may_read, engine.arm_or_end, deadline)
+            except SentinelFired:
+                pass  # looked at in the next turn
+            except (OSError, ValueError):
+                if engine.is_open():
+                    raise
+                # Torn down by another thread, and the descriptors with it: the next turn says so.
+            finally:
+                with engine.lock:
+                    self._leading = False
+                    if self._followers:
+                        self._changed.notify_all()
+
+    def _parking_place(self) -> Parking:
+        if self._parking is None:
+            deployment = self._engine.deployment
+            self._nudge = Doorbell.create()
+            self._parking = Parking(
+                deployment.ends.doorbell,
+                [deployment.supervision.fd],
+                self._engine.options.spin_ns,
+                self._nudge,
+            )
+        return self._parking
+
+    def is_on_own_loop(self) -> bool:
+        """Whether this is a blocking moment on the event loop that runs nodes of this very graph."""
+        own = self._engine.deployment.own_loop
+        return own is not None and own is asyncio._get_running_loop()
+
+    def check_loop(self) -> None:
+        """Before a blocking wait: warn, once, where it would stop an event loop.
+
+        Raises:
+            RuntimeError: the wait would be for ever, as a node of this graph runs on that very loop.
+        """
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return
+        if loop is self._engine.deployment.own_loop:
+            raise RuntimeError(
+                "a node of this graph runs on this very event loop, so that a blocking call here would wait for "
+                "ever: use `await compiled.execute_async(...)`"
+            )
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                "a blocking call on the thread of a running event loop stops every task there; use `await "
+                "compiled.execute_async(...)` instead",
+                RuntimeWarning,
+                stacklevel=_stack_level(),
+            )
+
+
+def _stack_level() -> int:
+    """How far up the stack the caller's own code is, for a warning."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and __package__.partition(".")[0] in frame.f_globals.get("__name__", ""):
+        frame = frame.f_back
+        level += 1
+    return level

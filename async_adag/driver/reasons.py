@@ -1,0 +1,45 @@
+"""Why a graph ended, in words: a reason makes the error of an execution, or, for -1, of a call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from async_adag.actor.control import LoopSnapshot, LoopState
+from async_adag.driver.supervision import Departure, Left
+from async_adag.errors import ActorDied, AdagError, GraphBroken, GraphClosed
+from async_adag.graph.model import FromNode
+from async_adag.graph.plan import Channel, Plan
+
+Reason = Callable[[int], AdagError]
+
+
+def departure(plan: Plan, left: Left, snapshot: LoopSnapshot) -> Reason:
+    """An actor has left; ``snapshot`` is what its loop did last."""
+    actor = plan.actors[left.actor]
+    computing = snapshot.state is LoopState.COMPUTING
+    doing = f"in {snapshot.node} of execution {snapshot.execution}" if computing else "between nodes"
+    if left.how is Departure.DIED:
+        nodes = ", ".join(task.label for task in actor.tasks)
+        return lambda seq: ActorDied(f"the process of {actor.name} died, {doing}; it ran {nodes}; {_outcome(seq)}")
+    said = "its loop ended" if left.how is Departure.GOODBYE else left.text
+    return lambda seq: GraphBroken(f"{actor.name} left the graph, {doing}: {said}; {_outcome(seq)}")
+
+
+def channel_failure(plan: Plan, channel: Channel, text: str) -> Reason:
+    """What an actor wrote for the driver is no frame."""
+    actor = plan.graph.actors[channel.writer]
+    nodes = ", ".join(plan.graph.label(value.node) for value in channel.values if isinstance(value, FromNode))
+    return lambda seq: GraphBroken(
+        f"the channel of {nodes} to the driver failed: {text}; {actor} wrote it; {_outcome(seq)}"
+    )
+
+
+def torn_down(seq: int) -> AdagError:
+    """Its owner wanted it."""
+    if seq < 0:
+        return GraphClosed("the graph was torn down: compile the DAG again to go on")
+    return GraphClosed(f"the graph was torn down before execution {seq} arrived")
+
+
+def _outcome(seq: int) -> str:
+    return f"execution {seq} had not arrived" if seq >= 0 else "the graph is broken"
