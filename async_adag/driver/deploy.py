@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayTaskError
+from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
 
 from async_adag._version import __version__
 from async_adag.actor.control import Control, LoopState, control_size
@@ -176,16 +176,19 @@ class _Meeting:
         for actor, handle in zip(self._plan.actors, self._handles, strict=True):
             if actor.actor == self._own:
                 continue
-            ref = call_in_actor(
-                handle,
-                install,
-                __version__,
-                self._listener.address,
-                actor.actor,
-                dumps(self._share(actor)),
-                self._options.compile_timeout,
-            )
+            ref = self._call(actor, handle)
             self._guests[actor.actor] = _Guest(actor.actor, ref)
+
+    def _call(self, actor: ActorPlan, handle: Any) -> Any:
+        return call_in_actor(
+            handle,
+            install,
+            __version__,
+            self._listener.address,
+            actor.actor,
+            dumps(self._share(actor)),
+            self._options.compile_timeout,
+        )
 
     def _share(self, actor: ActorPlan) -> Share:
         return Share(
@@ -311,6 +314,10 @@ class _Meeting:
                 continue
             try:
                 reason = ray.get(one.ref)
+            except ActorUnavailableError:
+                # Ray is restarting it, or cannot reach it just now: ask again until the deadline.
+                one.ref = self._call(self._plan.actors[one.number], self._handles[one.number])
+                continue
             except Exception as error:
                 raise self._refused(one, error) from error
             if reason or guest is not None:
@@ -322,7 +329,7 @@ class _Meeting:
     def _refused(self, guest: _Guest, error: Exception) -> GraphError:
         actor = self._plan.actors[guest.number]
         nodes = ", ".join(task.label for task in actor.tasks)
-        if isinstance(error, (ActorDiedError, RayActorError)) and not isinstance(error, ActorUnavailableError):
+        if isinstance(error, RayActorError):
             return CompileActorDied(
                 f"{actor.name} is dead, so the graph cannot be compiled: it was to run {nodes}"
             )

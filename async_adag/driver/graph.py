@@ -23,8 +23,12 @@ class GraphCalls:
     """The calls that run executions; shared by a graph and its `CompiledGraph.options` views."""
 
     _engine: Engine
-    _owner: CompiledGraph
     _timeout: float | None = None
+
+    @property
+    def _owner(self) -> CompiledGraph:
+        """The graph that executions keep alive while tasks wait for them."""
+        raise NotImplementedError
 
     async def execute_async(self, *args: Any, **kwargs: Any) -> asyncio.Future[Any] | FutureList:
         """Admit an execution; waits, first come first served, while the graph is full.
@@ -170,9 +174,12 @@ class CompiledGraph(GraphCalls):
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._owner = self
         # The last net, for a graph that is dropped without teardown, or alive when the interpreter exits.
         self._finalizer = weakref.finalize(self, closing.abandon, engine)
+
+    @property
+    def _owner(self) -> CompiledGraph:
+        return self
 
     def options(self, *, timeout: float | None = None) -> GraphView:
         """A view of this graph whose executions have a deadline.
@@ -242,8 +249,12 @@ class GraphView(GraphCalls):
 
     def __init__(self, graph: CompiledGraph, timeout: float | None) -> None:
         self._engine = graph._engine
-        self._owner = graph
+        self._graph = graph
         self._timeout = timeout
+
+    @property
+    def _owner(self) -> CompiledGraph:
+        return self._graph
 
     def execute(self, *args: Any, **kwargs: Any) -> GraphRef | RefList:
         """As `CompiledGraph.execute`, with the deadline; it is checked when the refs are got.
