@@ -55,6 +55,9 @@ class DirectWriter:
         """See `interface.Writer`."""
         self._staged = []
 
+    def call_up(self) -> None:
+        """See `interface.Writer`; in one process there is nothing to be gained."""
+
     def publish(self) -> None:
         """See `interface.Writer`."""
         channel = self._channel

@@ -40,6 +40,9 @@ class Writer(Protocol):
     def unstage(self) -> None:
         """Take back what was staged; harmless when nothing was."""
 
+    def call_up(self) -> None:
+        """Wake readers that sleep: a frame is about to be published, and waking takes longer than that."""
+
     def publish(self) -> None:
         """Send what was staged, as the next execution's frame. Cannot fail."""
 

@@ -146,6 +146,11 @@ class RingWriter:
         if block is not None:
             self._pool.untake(block)
 
+    def call_up(self) -> None:
+        """See `interface.Writer`."""
+        for reader in self._cursor.call_up():
+            self._doorbells[reader].ring()
+
     def publish(self) -> None:
         """See `interface.Writer`."""
         self._staged = None

@@ -183,6 +183,8 @@ class Engine:
     def _admit(self, args: tuple[Any, ...], kwargs: dict[str, Any], sinks: Sinks) -> Entry[Sinks]:
         """Send an execution whose place is reserved."""
         writers = self._writers
+        for writer in writers:  # the actors wake while the input is pickled
+            writer.call_up()
         try:
             if len(writers) == 1:
                 writers[0].stage(writers[0].encode(self._arguments.values(args, kwargs)[0]))

@@ -86,10 +86,17 @@ class WriterCursor:
 
     def publish(self) -> list[int]:
         """Hand the slot of ``head`` to the readers; returns those whose doorbells are to be rung."""
-        words = self._words
         self.head += 1
-        words[self._layout.head] = self.head
+        self._words[self._layout.head] = self.head
         self._fence()  # pairs with the one in ReaderCursor.arm
+        return self.call_up()
+
+    def call_up(self) -> list[int]:
+        """The readers that sleep, whose doorbells are to be rung.
+
+        May be asked ahead of a frame: a reader that finds nothing yet arms again, as before any sleep.
+        """
+        words = self._words
         sleepers = []
         for reader, parked in self._parked:
             if words[parked]:

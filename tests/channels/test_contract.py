@@ -397,7 +397,8 @@ def test_any_order_of_actions_gives_what_the_model_says(open_channel, rung, sequ
 FRAMES = 3000
 
 
-def test_threads_that_park_lose_no_frame_and_no_wake_up(channel):
+@pytest.mark.parametrize("call_up", [False, True])
+def test_threads_that_park_lose_no_frame_and_no_wake_up(channel, call_up):
     got = [[] for _ in channel.readers]
 
     def write():
@@ -405,6 +406,8 @@ def test_threads_that_park_lose_no_frame_and_no_wake_up(channel):
         for number in range(FRAMES):
             while not channel.writer.may_write():
                 parking.wait(channel.writer.may_write, channel.writer.arm)
+            if call_up:  # ahead of the frame: readers may look before it is there, and have to sleep again
+                channel.writer.call_up()
             channel.send(number)
         parking.close()
 

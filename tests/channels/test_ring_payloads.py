@@ -228,3 +228,16 @@ def test_what_was_taken_back_does_not_count_as_written(ring, size):
     ring.writer.stage(ring.writer.encode(b"x" * size))
     ring.writer.unstage()
     assert ring.writer.bytes == 0
+
+
+def test_a_reader_that_was_called_up_too_early_is_rung_again(ring, rung):
+    reader, bell = ring.readers[-1], ring.bells[-1]
+    ring.writer.call_up()
+    assert not rung(bell), "it did not sleep"
+    assert not reader.arm()
+    ring.writer.call_up()
+    assert rung(bell)
+    assert not reader.arm(), "nothing was there, and nothing is"
+    ring.send(1)
+    assert rung(bell)
+    assert reader.read() == 1
