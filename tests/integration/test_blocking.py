@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import gc
+import os
 import pickle
 import warnings
 
@@ -181,10 +182,17 @@ async def test_a_get_that_does_not_wait_warns_nobody(dag, gate):
 async def test_waiting_for_a_place_on_the_loops_thread_warns_too(dag, gate):
     with async_adag.compile(dag, max_inflight=1) as compiled:
         compiled.execute(gate.path)
-        in_thread(gate.open)
+
+        def open_once_somebody_waits():
+            while not compiled.stats().waiting:
+                os.sched_yield()
+            gate.open()
+
+        opening = in_thread(open_once_somebody_waits)
         with pytest.warns(RuntimeWarning, match="execute_async"):
             ref = compiled.execute(1)
         assert ref.get() == 1
+        opening.result()
 
 
 def test_no_warning_where_no_loop_runs(dag):
