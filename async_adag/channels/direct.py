@@ -71,9 +71,9 @@ class DirectWriter:
 
     def arm(self) -> bool:
         """See `interface.Writer`."""
-        self._channel.writer_parked = True
+        before, self._channel.writer_parked = self._channel.writer_parked, True
         if self.may_write():
-            self._channel.writer_parked = False
+            self._channel.writer_parked = before  # another thread of this end may sleep by it
             return True
         return False
 
@@ -109,9 +109,10 @@ class DirectReader:
 
     def arm(self) -> bool:
         """See `interface.Reader`."""
-        self._channel.parked[self._reader] = True
+        parked, number = self._channel.parked, self._reader
+        before, parked[number] = parked[number], True
         if self._queue:
-            self._channel.parked[self._reader] = False
+            parked[number] = before  # another thread of this end may sleep by it
             return True
         return False
 

@@ -1,7 +1,8 @@
 """What every channel offers, whatever it moves its frames through.
 
 Waiting is not a channel's business: an endpoint says whether it can go on, and can be *armed*, which promises
-that its process's doorbell rings when that changes. Actors and the driver wait in their own ways.
+that its process's doorbell rings when that changes. Actors and the driver wait in their own ways. A process may
+have several who wait by one end: whoever arms and does not sleep takes nothing from those who do.
 """
 
 from __future__ import annotations

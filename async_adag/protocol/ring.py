@@ -11,6 +11,9 @@ fence, (3) looks once more. Whoever made news (1) stores it, (2) issues a full f
 and if it is set, clears it and rings the doorbell. Either the sleeper sees the news or the other sees the
 sleeper. Clearing is done by whoever rings, so that a burst of frames rings once.
 
+A process may have several sleepers (an event loop, and a thread that waits for a result), all woken by the one
+doorbell. So who arms and then finds news leaves the ``parked`` word as it stood: another may sleep by it.
+
 The words are given as anything indexable, so that the rules run over a list as well as over mapped memory.
 """
 
@@ -107,10 +110,12 @@ class WriterCursor:
     def arm(self) -> bool:
         """Be about to sleep until a slot is free; True if one is free already."""
         words = self._words
-        words[self._layout.writer_parked] = 1
+        parked = self._layout.writer_parked
+        before = words[parked]
+        words[parked] = 1
         self._fence()  # pairs with the one in ReaderCursor.take
         if self.may_write():
-            words[self._layout.writer_parked] = 0
+            words[parked] = before
             return True
         return False
 
@@ -147,9 +152,10 @@ class ReaderCursor:
     def arm(self) -> bool:
         """Be about to sleep until a frame is published; True if one is there already."""
         words = self._words
+        before = words[self._parked]
         words[self._parked] = 1
         self._fence()  # pairs with the one in WriterCursor.publish
         if words[self._head] > self.tail:
-            words[self._parked] = 0
+            words[self._parked] = before
             return True
         return False

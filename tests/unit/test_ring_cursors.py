@@ -81,6 +81,40 @@ RingAgainstModel.TestCase.settings = settings(max_examples=60, stateful_step_cou
 TestRingAgainstModel = RingAgainstModel.TestCase
 
 
+class Interruptible:
+    """A fence at which somebody else may have a turn."""
+
+    def __init__(self):
+        self.turn = None
+
+    def __call__(self):
+        turn, self.turn = self.turn, None
+        if turn is not None:
+            turn()
+
+
+def test_a_reader_that_finds_news_while_it_arms_leaves_its_neighbour_armed():
+    """An event loop sleeps; a thread of the same process arms between a frame and the look at who sleeps."""
+    layout = RingLayout(2, 1, blocks=0)
+    words, fence = [0] * layout.words, Interruptible()
+    writer, reader = WriterCursor(words, layout, fence), ReaderCursor(words, layout, 0, no_fence)
+    assert not reader.arm()
+    found = []
+    fence.turn = lambda: found.append(reader.arm())
+    assert (writer.publish(), found) == ([0], [True]), "the loop was not to be rung any more"
+
+
+def test_a_writer_that_finds_room_while_it_arms_leaves_its_neighbour_armed():
+    layout = RingLayout(1, 1, blocks=0)
+    words, fence = [0] * layout.words, Interruptible()
+    writer, reader = WriterCursor(words, layout, no_fence), ReaderCursor(words, layout, 0, fence)
+    writer.publish()
+    assert not writer.arm()
+    found = []
+    fence.turn = lambda: found.append(writer.arm())
+    assert (reader.take(), found) == (True, [True])
+
+
 @pytest.mark.parametrize("readers", [1, 2, 7])
 @pytest.mark.parametrize("blocks", [0, 1, 8, 9])
 def test_no_two_words_lie_in_the_same_place(readers, blocks):
