@@ -12,9 +12,13 @@ from async_adag.graph.plan import ActorPlan, Task
 
 
 class Call:
-    """One task of the plan, bound to the actor's instance and the channel ends it uses."""
+    """One task of the plan, bound to the actor's instance and the channel ends it uses.
 
-    __slots__ = ("args", "kwargs", "label", "method", "number", "reads", "results", "writes")
+    Attributes:
+        took: nanoseconds that the method took the last time.
+    """
+
+    __slots__ = ("args", "kwargs", "label", "method", "number", "reads", "results", "took", "writes")
 
     def __init__(
         self,
@@ -25,6 +29,7 @@ class Call:
         writers: dict[int, Writer],
     ) -> None:
         self.number = number
+        self.took = 0
         self.label = task.label
         self.method = plain_method(instance, task.method)
         self.args = task.args

@@ -1,8 +1,8 @@
 """The control page: what a loop does now, for the driver to see, and the word that ends it.
 
 A page of memory that the driver shares with one actor. The actor writes its state, the driver reads it without
-asking, so a loop whose method hangs, with or without the GIL, can still be described; the driver writes one word,
-which tells the loop to end after its present method.
+asking, so a loop whose method hangs, with or without the GIL, can still be described; the driver writes two words:
+one tells the loop to end after its present method, one that executions come one at a time.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from enum import IntEnum
 from async_adag.channels.memory import PAGE, Mapping
 from async_adag.graph.plan import ActorPlan
 
-_END, _STATE, _TASK, _SEQ, _SINCE, _PARKED, _SPUN, _BYTES = range(8)
-_TASKS = 8
+_END, _STATE, _TASK, _SEQ, _SINCE, _PARKED, _SPUN, _BYTES, _ALONE = range(9)
+_TASKS = 9
 _PER_TASK = 2  # calls, nanoseconds
 
 
@@ -72,6 +72,10 @@ class Control:
         """Whether the driver wants the loop to end."""
         return bool(self.words[_END])
 
+    def is_alone(self) -> bool:
+        """Whether the present execution is the only one under way."""
+        return bool(self.words[_ALONE])
+
     def enter(self, task: int, seq: int) -> int:
         """Say that the loop begins to compute; returns the time, in nanoseconds."""
         words = self.words
@@ -110,6 +114,10 @@ class Control:
     def end(self) -> None:
         """Ask the loop to end after its present method; ring its doorbell too."""
         self.words[_END] = 1
+
+    def set_alone(self, alone: bool) -> None:
+        """Say whether executions come one at a time, so that what counts is how long each takes."""
+        self.words[_ALONE] = alone
 
     def snapshot(self) -> LoopSnapshot:
         """What the loop is doing now."""

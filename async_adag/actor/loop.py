@@ -26,6 +26,7 @@ class _Exit(Exception):
 
 
 LONG_NS = 1_000_000
+BRIEF_NS = 20_000  # about what it takes to wake another CPU
 
 
 class ThreadLoop:
@@ -115,6 +116,9 @@ class ThreadLoop:
                     return False
                 unpack(registers, targets, value)
                 del value
+            if call.took < BRIEF_NS and self._control.is_alone():
+                for _, writer, _ in call.writes:
+                    writer.call_up()  # its readers wake while the method runs
             call.store(registers, self._compute(call, seq, registers))
             for _, writer, sources in call.writes:
                 self._write(call, writer, call.encode(writer, registers, sources))
@@ -134,7 +138,7 @@ class ThreadLoop:
                 raise _Exit from None
             except BaseException as error:
                 result = call.failure(error)
-            took = control.leave(call.number, began)
+            took = call.took = control.leave(call.number, began)
         if took > LONG_NS:
             # The driver may have died meanwhile; executions that still lie in the ring are not to begin.
             self._parking.check()

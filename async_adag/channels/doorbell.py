@@ -8,9 +8,6 @@ channels, and a graph costs each process a single descriptor in its event loop.
 from __future__ import annotations
 
 import os
-import platform
-from collections.abc import Callable
-from threading import Lock
 
 
 class Doorbell:
@@ -53,27 +50,3 @@ class Doorbell:
         fd, self.fd = self.fd, -1
         if fd >= 0:
             os.close(fd)
-
-
-def make_fence() -> Callable[[], object]:
-    """A function that is a full memory fence: no load after it is satisfied before the stores ahead of it.
-
-    CPython offers no fence, but an uncontended lock is taken by an atomic read-modify-write. On x86-64 that is a
-    locked instruction, hence a full fence; stores and loads are otherwise in order there, but for a store
-    followed by a load. Elsewhere a lock only acquires and releases, so it is cycled twice: what came before the
-    first release cannot pass the second acquire. Each user has a lock of its own, so that it never contends.
-    """
-    lock = Lock()
-
-    def fence() -> None:
-        with lock:
-            pass
-
-    if platform.machine() in ("x86_64", "AMD64"):
-        return fence
-
-    def fence_twice() -> None:
-        fence()
-        fence()
-
-    return fence_twice

@@ -42,7 +42,9 @@ class Writer(Protocol):
         """Take back what was staged; harmless when nothing was."""
 
     def call_up(self) -> None:
-        """Wake readers that sleep: a frame is about to be published, and waking takes longer than that."""
+        """Wake readers that sleep on another CPU: a frame is about to be published, and waking them takes longer
+        than that. No promise: `publish` wakes whoever still sleeps.
+        """
 
     def publish(self) -> None:
         """Send what was staged, as the next execution's frame. Cannot fail."""

@@ -15,8 +15,9 @@ from typing import Any
 
 from async_adag.channels.blocks import IDLE_USES, SMALLEST, Block, BlockPool
 from async_adag.channels.codec import DECODERS, Encoded, Encoder
-from async_adag.channels.doorbell import Doorbell, make_fence
+from async_adag.channels.doorbell import Doorbell
 from async_adag.channels.memory import PAGE, Mapping, create_file
+from async_adag.channels.processor import current_cpu, make_fence
 from async_adag.protocol.frame import (
     BLOCK,
     HEADER_SIZE,
@@ -90,7 +91,7 @@ class RingWriter:
         mapping = Mapping(fd, 0, spec.size())
         words = mapping.words(layout.words)
         self._memory = mapping.view
-        self._cursor = WriterCursor(words, layout, make_fence())
+        self._cursor = WriterCursor(words, layout, make_fence(), current_cpu)
         self.may_write = self._cursor.may_write
         self.arm = self._cursor.arm
         self._pool = BlockPool(fd, spec.size(), words, layout, spec.keep)
@@ -183,7 +184,7 @@ class RingReader:
         mapping = Mapping(fd, 0, spec.size())
         self._memory = mapping.view
         self._words = mapping.words(layout.words)
-        self._cursor = ReaderCursor(self._words, layout, reader, make_fence())
+        self._cursor = ReaderCursor(self._words, layout, reader, make_fence(), current_cpu)
         self.may_read = self._cursor.may_read
         self.arm = self._cursor.arm
         self._slots = spec.slots

@@ -70,6 +70,7 @@ class Engine:
         self.blocking = Blocking(self)
         self._loop = LoopBinding(self)
         self._outputs = range(len(plan.outputs))
+        self._alone = False  # whether executions come one at a time
         self._deaf = False  # while taking in, and when nothing more will be taken in
         self._quiet: list[Waiter] = []  # who waits until nothing is in flight and STOP may be written
         self._leaving: list[Waiter] = []  # who waits until every actor has left
@@ -87,6 +88,7 @@ class Engine:
         with self.lock:
             if self._error is not None:
                 self.check_open()
+            self._call_up()
             loop = self._loop.bind()
             if self._has_place() and self.line.is_empty():
                 self.ledger.reserve()
@@ -140,6 +142,7 @@ class Engine:
         self._arguments.check(args, kwargs)
         with self.lock:
             self.check_open()
+            self._call_up()
             waiter = None
             if self.line.is_empty() and self._has_place():
                 self.ledger.reserve()
@@ -183,8 +186,6 @@ class Engine:
     def _admit(self, args: tuple[Any, ...], kwargs: dict[str, Any], sinks: Sinks) -> Entry[Sinks]:
         """Send an execution whose place is reserved."""
         writers = self._writers
-        for writer in writers:  # the actors wake while the input is pickled
-            writer.call_up()
         try:
             if len(writers) == 1:
                 writers[0].stage(writers[0].encode(self._arguments.values(args, kwargs)[0]))
@@ -204,6 +205,16 @@ class Engine:
         for writer in writers:  # first: while the actor wakes, there is time for the books
             writer.publish()
         return self.ledger.admit(sinks)
+
+    def _call_up(self) -> None:
+        """An execution comes: where it will be the only one, have the actors wake while it is made ready."""
+        if (self.ledger.in_flight == 0) is not self._alone:
+            self._alone = not self._alone
+            for control in self.deployment.controls:
+                control.set_alone(self._alone)
+        if self._alone:
+            for writer in self._writers:
+                writer.call_up()
 
     def _has_place(self) -> bool:
         """Whether an execution can be sent now; takes in what has arrived before it says no."""

@@ -9,18 +9,24 @@ those that it took. All of it are words in shared memory; each has exactly one p
 Parking, the same for both sides. Whoever is about to sleep (1) sets its ``parked`` word, (2) issues a full
 fence, (3) looks once more. Whoever made news (1) stores it, (2) issues a full fence, (3) looks at ``parked``,
 and if it is set, clears it and rings the doorbell. Either the sleeper sees the news or the other sees the
-sleeper. Clearing is done by whoever rings, so that a burst of frames rings once.
+sleeper. Clearing is done by whoever rings, so that a burst of frames rings once. A reader's ``parked`` word says
+where it sleeps: the number of its CPU, plus 1.
 
 A process may have several sleepers (an event loop, and a thread that waits for a result), all woken by the one
 doorbell. So who arms and then finds news leaves the ``parked`` word as it stood: another may sleep by it.
 
-The words are given as anything indexable, so that the rules run over a list as well as over mapped memory.
+Waking another CPU takes longer than making a small frame, so a writer may *call up* its readers ahead of one. One
+that sleeps on the writer's own CPU is left alone: it could only take that CPU from the writer.
+
+The words are given as anything indexable, so that the rules run over a list as well as over mapped memory. A fence
+is anything that can be passed through by ``with``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 WORD = 8
 LINE = 8  # words in a cache line: what different processes write stays apart
@@ -67,14 +73,17 @@ class RingLayout:
 
 
 class WriterCursor:
-    """The writer's side of the rules. ``fence`` is a full memory fence."""
+    """The writer's side of the rules. ``fence`` is a full memory fence, ``cpu`` tells where this runs."""
 
-    __slots__ = ("_fence", "_layout", "_limit", "_parked", "_words", "head")
+    __slots__ = ("_cpu", "_fence", "_layout", "_limit", "_parked", "_words", "head")
 
-    def __init__(self, words: Words, layout: RingLayout, fence: Callable[[], object]) -> None:
+    def __init__(
+        self, words: Words, layout: RingLayout, fence: AbstractContextManager[Any], cpu: Callable[[], int]
+    ) -> None:
         self._words = words
         self._layout = layout
         self._fence = fence
+        self._cpu = cpu
         self._parked = list(enumerate(layout.parked))
         self.head = words[layout.head]
         self._limit = self.head  # head may grow up to here before the tails are looked at again
@@ -91,18 +100,26 @@ class WriterCursor:
         """Hand the slot of ``head`` to the readers; returns those whose doorbells are to be rung."""
         self.head += 1
         self._words[self._layout.head] = self.head
-        self._fence()  # pairs with the one in ReaderCursor.arm
-        return self.call_up()
-
-    def call_up(self) -> list[int]:
-        """The readers that sleep, whose doorbells are to be rung.
-
-        May be asked ahead of a frame: a reader that finds nothing yet arms again, as before any sleep.
-        """
+        with self._fence:  # pairs with the one in ReaderCursor.arm
+            pass
         words = self._words
         sleepers = []
         for reader, parked in self._parked:
             if words[parked]:
+                words[parked] = 0
+                sleepers.append(reader)
+        return sleepers
+
+    def call_up(self) -> list[int]:
+        """The readers that sleep on another CPU, whose doorbells are to be rung ahead of a frame.
+
+        One that wakes too early and finds nothing arms again, as before any sleep.
+        """
+        words = self._words
+        sleepers = []
+        for reader, parked in self._parked:
+            sleeps = words[parked]
+            if sleeps and sleeps != self._cpu() + 1:
                 words[parked] = 0
                 sleepers.append(reader)
         return sleepers
@@ -113,7 +130,8 @@ class WriterCursor:
         parked = self._layout.writer_parked
         before = words[parked]
         words[parked] = 1
-        self._fence()  # pairs with the one in ReaderCursor.take
+        with self._fence:  # pairs with the one in ReaderCursor.take
+            pass
         if self.may_write():
             words[parked] = before
             return True
@@ -121,13 +139,21 @@ class WriterCursor:
 
 
 class ReaderCursor:
-    """One reader's side of the rules. ``fence`` is a full memory fence."""
+    """One reader's side of the rules. ``fence`` is a full memory fence, ``cpu`` tells where this runs."""
 
-    __slots__ = ("_fence", "_head", "_parked", "_tail", "_words", "_writer_parked", "tail")
+    __slots__ = ("_cpu", "_fence", "_head", "_parked", "_tail", "_words", "_writer_parked", "tail")
 
-    def __init__(self, words: Words, layout: RingLayout, reader: int, fence: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        words: Words,
+        layout: RingLayout,
+        reader: int,
+        fence: AbstractContextManager[Any],
+        cpu: Callable[[], int],
+    ) -> None:
         self._words = words
         self._fence = fence
+        self._cpu = cpu
         self._head = layout.head
         self._writer_parked = layout.writer_parked
         self._tail = layout.tails[reader]
@@ -143,7 +169,8 @@ class ReaderCursor:
         words = self._words
         self.tail += 1
         words[self._tail] = self.tail
-        self._fence()  # pairs with the one in WriterCursor.arm
+        with self._fence:  # pairs with the one in WriterCursor.arm
+            pass
         if words[self._writer_parked]:
             words[self._writer_parked] = 0
             return True
@@ -153,8 +180,9 @@ class ReaderCursor:
         """Be about to sleep until a frame is published; True if one is there already."""
         words = self._words
         before = words[self._parked]
-        words[self._parked] = 1
-        self._fence()  # pairs with the one in WriterCursor.publish
+        words[self._parked] = self._cpu() + 1
+        with self._fence:  # pairs with the one in WriterCursor.publish
+            pass
         if words[self._head] > self.tail:
             words[self._parked] = before
             return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from itertools import count
 
 import numpy as np
 import pytest
@@ -398,7 +399,11 @@ FRAMES = 3000
 
 
 @pytest.mark.parametrize("call_up", [False, True])
-def test_threads_that_park_lose_no_frame_and_no_wake_up(channel, call_up):
+def test_threads_that_park_lose_no_frame_and_no_wake_up(open_channel, call_up, monkeypatch):
+    monkeypatch.setattr(
+        "async_adag.channels.ring.current_cpu", count().__next__
+    )  # all are elsewhere, to be called up
+    channel = open_channel()
     got = [[] for _ in channel.readers]
 
     def write():
@@ -426,4 +431,5 @@ def test_threads_that_park_lose_no_frame_and_no_wake_up(channel, call_up):
         thread.start()
     for thread in threads:
         thread.join()
+    channel.close()
     assert got == [list(range(FRAMES))] * len(channel.readers)

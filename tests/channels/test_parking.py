@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from async_adag.channels.doorbell import Doorbell, make_fence
+from async_adag.channels.doorbell import Doorbell
 from async_adag.channels.parking import Parking, SentinelFired
 
 PATIENCE = 30.0  # seconds; only a failing test waits
@@ -170,12 +170,3 @@ def test_a_bell_is_closed_once(bell):
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(fd)
     bell.close()
-
-
-def test_a_fence_can_be_passed_by_many_threads_each_with_its_own():
-    fences = [make_fence() for _ in range(4)]
-    threads = [threading.Thread(target=lambda fence=fence: [fence() for _ in range(1000)]) for fence in fences]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()

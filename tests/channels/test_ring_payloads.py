@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from itertools import count
 
 import numpy as np
 import pytest
@@ -230,14 +231,31 @@ def test_what_was_taken_back_does_not_count_as_written(ring, size):
     assert ring.writer.bytes == 0
 
 
-def test_a_reader_that_was_called_up_too_early_is_rung_again(ring, rung):
-    reader, bell = ring.readers[-1], ring.bells[-1]
-    ring.writer.call_up()
+@pytest.fixture
+def spread_ring(monkeypatch, make_ring):
+    """A ring whose ends find themselves on another CPU whenever they ask."""
+    monkeypatch.setattr("async_adag.channels.ring.current_cpu", count().__next__)
+    return make_ring(3)
+
+
+def test_a_reader_that_was_called_up_too_early_is_rung_again(spread_ring, rung):
+    reader, bell = spread_ring.readers[-1], spread_ring.bells[-1]
+    spread_ring.writer.call_up()
     assert not rung(bell), "it did not sleep"
     assert not reader.arm()
-    ring.writer.call_up()
+    spread_ring.writer.call_up()
     assert rung(bell)
     assert not reader.arm(), "nothing was there, and nothing is"
-    ring.send(1)
+    spread_ring.send(1)
     assert rung(bell)
     assert reader.read() == 1
+
+
+def test_a_reader_on_the_cpu_of_its_writer_is_rung_with_the_frame_only(monkeypatch, make_ring, rung):
+    monkeypatch.setattr("async_adag.channels.ring.current_cpu", lambda: 5)
+    ring = make_ring()
+    assert not ring.reader.arm()
+    ring.writer.call_up()
+    assert not rung(ring.bells[0])
+    ring.send(1)
+    assert rung(ring.bells[0])

@@ -136,6 +136,18 @@ async def test_a_hundred_tasks_at_once(chain):
     assert chain.stats().in_flight == 0
 
 
+async def test_actors_are_told_whether_executions_come_one_at_a_time(chain):
+    controls = chain._engine.deployment.controls
+    for _ in range(2):
+        first = await chain.execute_async(1)
+        assert all(control.is_alone() for control in controls)
+        second = await chain.execute_async(2)  # nothing has been taken in meanwhile
+        assert not any(control.is_alone() for control in controls)
+        assert await asyncio.gather(first, second) == [4, 5]
+        assert await chain(3) == 6
+        assert all(control.is_alone() for control in controls)
+
+
 async def test_64_megabytes_there_and_back(echo):
     array = np.random.default_rng(1).integers(0, 256, 64 << 20, dtype=np.uint8)
     for _ in range(3):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from contextlib import nullcontext
 
 import pytest
 from hypothesis import settings
@@ -11,9 +12,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from async_adag.protocol.ring import LINE, ReaderCursor, RingLayout, WriterCursor
 
+no_fence = nullcontext()  # one thread needs none
 
-def no_fence():
-    """One thread needs none."""
+
+def cursors(layout, readers=1, *, writer_fence=no_fence, reader_fence=no_fence, writer_cpu=int, reader_cpu=int):
+    """The two sides over the same words; ``int()`` is CPU 0."""
+    words = [0] * layout.words
+    writer = WriterCursor(words, layout, writer_fence, writer_cpu)
+    return writer, *(ReaderCursor(words, layout, reader, reader_fence, reader_cpu) for reader in range(readers))
 
 
 class RingAgainstModel(RuleBasedStateMachine):
@@ -22,11 +28,13 @@ class RingAgainstModel(RuleBasedStateMachine):
     @initialize(slots=st.integers(1, 5), readers=st.integers(1, 4))
     def make(self, slots, readers):
         layout = RingLayout(slots, readers, blocks=3)
-        words = [0] * layout.words
         self.slots = slots
         self.memory = [None] * slots
-        self.writer = WriterCursor(words, layout, no_fence)
-        self.readers = [ReaderCursor(words, layout, reader, no_fence) for reader in range(readers)]
+        self.cpus = [0] * (readers + 1)  # where each reader sleeps or last slept, and where the writer runs
+        self.cpu = 0
+        self.writer, *self.readers = cursors(
+            layout, readers, writer_cpu=lambda: self.cpus[-1], reader_cpu=lambda: self.cpu
+        )
         self.queues = [deque() for _ in range(readers)]
         self.asleep = [False] * readers
         self.writer_asleep = False
@@ -47,6 +55,18 @@ class RingAgainstModel(RuleBasedStateMachine):
             queue.append(self.sent)
         self.sent += 1
 
+    @rule(cpu=st.integers(0, 2))
+    def move_writer(self, cpu):
+        self.cpus[-1] = cpu
+
+    @rule()
+    def call_up(self):
+        *elsewhere, here = self.cpus
+        called = [reader for reader, cpu in enumerate(elsewhere) if self.asleep[reader] and cpu != here]
+        assert sorted(self.writer.call_up()) == called
+        for reader in called:
+            self.asleep[reader] = False
+
     @rule(data=st.data())
     def read(self, data):
         reader = data.draw(st.integers(0, len(self.readers) - 1))
@@ -60,8 +80,11 @@ class RingAgainstModel(RuleBasedStateMachine):
     @rule(data=st.data())
     def arm_reader(self, data):
         reader = data.draw(st.integers(0, len(self.readers) - 1))
+        self.cpu = data.draw(st.integers(0, 2))
         there = self.readers[reader].arm()
         assert there == bool(self.queues[reader])
+        if not there:
+            self.cpus[reader] = self.cpu
         self.asleep[reader] = not there
 
     @rule()
@@ -81,13 +104,12 @@ RingAgainstModel.TestCase.settings = settings(max_examples=60, stateful_step_cou
 TestRingAgainstModel = RingAgainstModel.TestCase
 
 
-class Interruptible:
+class Interruptible(nullcontext):
     """A fence at which somebody else may have a turn."""
 
-    def __init__(self):
-        self.turn = None
+    turn = None
 
-    def __call__(self):
+    def __enter__(self):
         turn, self.turn = self.turn, None
         if turn is not None:
             turn()
@@ -95,9 +117,8 @@ class Interruptible:
 
 def test_a_reader_that_finds_news_while_it_arms_leaves_its_neighbour_armed():
     """An event loop sleeps; a thread of the same process arms between a frame and the look at who sleeps."""
-    layout = RingLayout(2, 1, blocks=0)
-    words, fence = [0] * layout.words, Interruptible()
-    writer, reader = WriterCursor(words, layout, fence), ReaderCursor(words, layout, 0, no_fence)
+    fence = Interruptible()
+    writer, reader = cursors(RingLayout(2, 1, blocks=0), writer_fence=fence)
     assert not reader.arm()
     found = []
     fence.turn = lambda: found.append(reader.arm())
@@ -105,9 +126,8 @@ def test_a_reader_that_finds_news_while_it_arms_leaves_its_neighbour_armed():
 
 
 def test_a_writer_that_finds_room_while_it_arms_leaves_its_neighbour_armed():
-    layout = RingLayout(1, 1, blocks=0)
-    words, fence = [0] * layout.words, Interruptible()
-    writer, reader = WriterCursor(words, layout, no_fence), ReaderCursor(words, layout, 0, fence)
+    fence = Interruptible()
+    writer, reader = cursors(RingLayout(1, 1, blocks=0), reader_fence=fence)
     writer.publish()
     assert not writer.arm()
     found = []
@@ -141,7 +161,8 @@ def test_cursors_go_on_where_the_words_stand():
     words = [0] * layout.words
     words[layout.head] = 7
     words[layout.tails[0]] = 6
-    writer, reader = WriterCursor(words, layout, no_fence), ReaderCursor(words, layout, 0, no_fence)
+    writer = WriterCursor(words, layout, no_fence, int)
+    reader = ReaderCursor(words, layout, 0, no_fence, int)
     assert writer.may_write()
     writer.publish()
     assert not writer.may_write()

@@ -9,6 +9,7 @@ memory later, in order, as on x86; a fence, or the system call that rings a door
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import pytest
@@ -43,8 +44,12 @@ class View:
     def __setitem__(self, index: int, value: int) -> None:
         self._step("store", index, value)
 
-    def fence(self) -> None:
+    def __enter__(self) -> None:
+        """As a fence."""
         self._step("fence")
+
+    def __exit__(self, *_: object) -> None:
+        pass
 
     def ring(self, process: int) -> None:
         self._step("ring", process)
@@ -158,8 +163,8 @@ class Words:
         self.view[self._numbers[index]] = value
 
 
-def no_fence() -> None:
-    """Orders nothing."""
+no_fence = nullcontext()  # orders nothing
+WRITER_CPU, READER_CPU = 0, 1
 
 
 def mark_of(cursor: Any) -> Mark:
@@ -171,8 +176,11 @@ def counts(cursor: Any) -> list[str]:
     return [name for name in cursor.__slots__ if type(getattr(cursor, name)) is int]
 
 
-def scenario(slots: int, readers: int, frames: int, *, unfenced: str = "") -> int:
-    """One writer and some readers pass ``frames`` frames, parking whenever they have to wait."""
+def scenario(slots: int, readers: int, frames: int, *, unfenced: str = "", ahead: bool = False) -> int:
+    """One writer and some readers pass ``frames`` frames, parking whenever they have to wait.
+
+    With ``ahead`` the writer calls its readers up ahead of each frame.
+    """
     layout = RingLayout(slots, readers, 0)
     used = [layout.head, layout.writer_parked, *layout.tails, *layout.parked]
     numbers = {word: number for number, word in enumerate(used)}
@@ -180,7 +188,8 @@ def scenario(slots: int, readers: int, frames: int, *, unfenced: str = "") -> in
     def cursor_at(mark: Mark, view: View, make: Callable[..., Any], *which: int) -> Any:
         words = Words(numbers)
         drops_fence = unfenced == ("reader" if which else "writer")
-        cursor = make(words, layout, *which, no_fence if drops_fence else view.fence)
+        cpu = READER_CPU if which else WRITER_CPU
+        cursor = make(words, layout, *which, no_fence if drops_fence else view, lambda: cpu)
         for name, value in zip(counts(cursor), mark, strict=True):
             setattr(cursor, name, value)
         words.view = view
@@ -192,6 +201,8 @@ def scenario(slots: int, readers: int, frames: int, *, unfenced: str = "") -> in
     def write(view: View, mark: Mark) -> Mark:
         cursor = cursor_at(mark, view, WriterCursor)
         if cursor.may_write():
+            for reader in cursor.call_up() if ahead else ():
+                view.ring(reader)
             view[slot(cursor.head)] = 100 + cursor.head
             for reader in cursor.publish():
                 view.ring(reader)
@@ -215,8 +226,8 @@ def scenario(slots: int, readers: int, frames: int, *, unfenced: str = "") -> in
 
     rounds: list[Round] = [*map(read_as, range(readers)), write]
     blank = Words(numbers)
-    first = [mark_of(ReaderCursor(blank, layout, reader, no_fence)) for reader in range(readers)]
-    first.append(mark_of(WriterCursor(blank, layout, no_fence)))
+    first = [mark_of(ReaderCursor(blank, layout, reader, no_fence, int)) for reader in range(readers)]
+    first.append(mark_of(WriterCursor(blank, layout, no_fence, int)))
     return explore(rounds, tuple(first), len(used) + slots)
 
 
@@ -225,6 +236,11 @@ def scenario(slots: int, readers: int, frames: int, *, unfenced: str = "") -> in
 )
 def test_no_frame_and_no_wake_up_is_ever_lost(slots, readers, frames):
     assert scenario(slots, readers, frames) > 50
+
+
+@pytest.mark.parametrize(("slots", "readers", "frames"), [(1, 1, 3), (2, 1, 3), (1, 2, 1)])
+def test_calling_up_ahead_of_a_frame_loses_no_wake_up(slots, readers, frames):
+    assert scenario(slots, readers, frames, ahead=True) > scenario(slots, readers, frames)
 
 
 @pytest.mark.parametrize("unfenced", ["writer", "reader"])
