@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.graphs import Shape
+from benchmarks.graphs import Stages
 
 SOURCE = Path(__file__).with_name("pingpong.c")
 
@@ -27,7 +27,7 @@ class Floor:
     program: Path
 
     def round_trip(
-        self, shape: Shape, seconds: float, *, payload: int = 0, cpus: tuple[int, int] = (-1, -1)
+        self, shape: Stages, seconds: float, *, payload: int = 0, cpus: tuple[int, int] = (-1, -1)
     ) -> tuple[float, float]:
         """The 50th and 99th percentile, in seconds, of a round trip through a graph of this shape.
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import ray
 from ray.dag import InputNode, MultiOutputNode
 
@@ -13,8 +14,20 @@ from ray.dag import InputNode, MultiOutputNode
 class _Stage:
     """Does nothing at all, so that whatever is measured is the graph's own cost."""
 
+    def __init__(self) -> None:
+        self._zeros = np.zeros(0)
+
     def step(self, value: Any) -> Any:
         return value
+
+    def zeros(self, kilobytes: int) -> np.ndarray:
+        """Always the same array of this size."""
+        if self._zeros.nbytes != 1000 * kilobytes:
+            self._zeros = np.zeros(125 * kilobytes)
+        return self._zeros
+
+    def length(self, array: np.ndarray) -> int:
+        return len(array)
 
     def pid(self) -> int:
         return os.getpid()
@@ -23,8 +36,16 @@ class _Stage:
 Stage: Any = ray.remote(num_cpus=0)(_Stage)
 
 
+class Shape(Protocol):
+    """A graph over the first few of some actors."""
+
+    def build(self, actors: list[Any]) -> Any:
+        """A new DAG."""
+        ...
+
+
 @dataclass(frozen=True)
-class Shape:
+class Stages:
     """`stages` actors, one after the other or (`fan_out`) side by side on the same input."""
 
     name: str
@@ -47,10 +68,27 @@ class Shape:
         return [value] * self.stages if self.fan_out else value
 
 
-ONE = Shape("1 actor", 1)
-CHAIN = Shape("chain of 3", 3)
-FAN_OUT = Shape("fan-out of 3", 3, fan_out=True)
-LONG = Shape("8 actors", 8)
+@dataclass(frozen=True)
+class Allreduce:
+    """Each of `ranks` actors makes an array of as many kilobytes as the input says, and gets the sum of all."""
+
+    ranks: int
+
+    def build(self, actors: list[Any]) -> Any:
+        """A new DAG; its results stay with the actors but for one number of each."""
+        from async_adag.collectives import allreduce  # here: `--backend ray` runs without it
+
+        with InputNode() as kilobytes:
+            parts = [actor.zeros.bind(kilobytes) for actor in actors[: self.ranks]]
+            sums = allreduce.bind(parts)
+            return MultiOutputNode([actor.length.bind(total) for actor, total in zip(actors, sums, strict=False)])
+
+
+ONE = Stages("1 actor", 1)
+CHAIN = Stages("chain of 3", 3)
+FAN_OUT = Stages("fan-out of 3", 3, fan_out=True)
+LONG = Stages("8 actors", 8)
+ALLREDUCE = Allreduce(2)
 
 
 def start_actors(count: int) -> tuple[list[Any], list[int]]:

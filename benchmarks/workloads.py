@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.backends import MAX_INFLIGHT, AdagBackend, Backend, Graph
 from benchmarks.floor import Floor
-from benchmarks.graphs import CHAIN, FAN_OUT, LONG, ONE, Shape
+from benchmarks.graphs import ALLREDUCE, CHAIN, FAN_OUT, LONG, ONE, Allreduce, Shape, Stages
 from benchmarks.idle import cpu_seconds
 from benchmarks.measure import async_times, blocking_times, percentile, throughput
 from benchmarks.pinning import pinned, two_cores
@@ -98,7 +98,7 @@ class Floored(Workload, Protocol):
 class Awaited:
     """Round trips in an event loop, one after the other; then (`crowded`) many in flight."""
 
-    shape: Shape
+    shape: Stages
     crowded: bool = False
 
     @property
@@ -137,7 +137,7 @@ class Awaited:
 class Blocking:
     """Round trips that block the calling thread, one after the other."""
 
-    shape: Shape
+    shape: Stages
 
     @property
     def name(self) -> str:
@@ -162,7 +162,7 @@ class Arrays:
     """A numpy array there and back through one actor, by both sides of the graph."""
 
     megabytes: int
-    shape: Shape = ONE
+    shape: Stages = ONE
 
     @property
     def name(self) -> str:
@@ -201,10 +201,37 @@ class Arrays:
 
 
 @dataclass(frozen=True)
+class Collective:
+    """An allreduce of async_adag over shared memory; Ray's own needs torch and a GPU."""
+
+    kilobytes: int
+    shape: Allreduce = ALLREDUCE
+
+    @property
+    def name(self) -> str:
+        return f"allreduce, {self.kilobytes} kB"
+
+    @property
+    def rows(self) -> list[Row]:
+        return [Row(f"Allreduce over {self.shape.ranks} actors, awaited, p50", f"{self.kilobytes:,} kB", "s")]
+
+    def measure(self, backend: Backend, site: Site) -> Figures:
+        if not isinstance(backend, AdagBackend):
+            return {}
+        return site.run(self._measure(backend, site))
+
+    async def _measure(self, backend: Backend, site: Site) -> Figures:
+        settings: dict[str, Any] = {"max_inflight": 2, "buffer_size": self.kilobytes * 1000 + 65536}
+        with site.graph(backend, self.shape, asynchronous=True, **settings) as graph:
+            assert await graph.call(self.kilobytes) == [125 * self.kilobytes] * self.shape.ranks
+            return {self.rows[0]: percentile(await async_times(graph.call, self.kilobytes, site.seconds), 50)}
+
+
+@dataclass(frozen=True)
 class Compile:
     """From a DAG to its first result."""
 
-    shape: Shape = LONG
+    shape: Stages = LONG
 
     @property
     def name(self) -> str:
@@ -226,7 +253,7 @@ class Compile:
 class Idle:
     """CPU that driver and actors take while nobody calls their graph, above what they take without one."""
 
-    shape: Shape = CHAIN
+    shape: Stages = CHAIN
 
     @property
     def name(self) -> str:
@@ -260,7 +287,7 @@ class Pinned:
 
     driver_cpu: int
     actor_cpu: int
-    shape: Shape = ONE
+    shape: Stages = ONE
 
     @property
     def name(self) -> str:
@@ -301,6 +328,7 @@ def all_workloads() -> list[Workload]:
         Awaited(FAN_OUT),
         *(Blocking(shape) for shape in (ONE, CHAIN, FAN_OUT)),
         *(Arrays(megabytes) for megabytes in (1, 16)),
+        *(Collective(kilobytes) for kilobytes in (1, 1000, 16_000)),
         Compile(),
         Idle(),
     ]

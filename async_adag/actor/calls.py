@@ -8,17 +8,31 @@ from async_adag.actor.ray_runtime import plain_method
 from async_adag.channels.codec import Encoded
 from async_adag.channels.failures import annotate, encode_failure
 from async_adag.channels.interface import Failure, Reader, Writer
-from async_adag.graph.plan import ActorPlan, Task
+from async_adag.collectives.part import part
+from async_adag.graph.plan import ActorPlan, Pack, Task
 
 
 class Call:
     """One task of the plan, bound to the actor's instance and the channel ends it uses.
 
     Attributes:
-        took: nanoseconds that the method took the last time.
+        is_method: whether it calls a method of the actor, rather than being a part of a collective operation.
+        took: nanoseconds that it took the last time.
     """
 
-    __slots__ = ("args", "kwargs", "label", "method", "number", "reads", "results", "took", "writes")
+    __slots__ = (
+        "args",
+        "is_method",
+        "kwargs",
+        "label",
+        "method",
+        "number",
+        "packs",
+        "reads",
+        "results",
+        "took",
+        "writes",
+    )
 
     def __init__(
         self,
@@ -31,7 +45,9 @@ class Call:
         self.number = number
         self.took = 0
         self.label = task.label
-        self.method = plain_method(instance, task.method)
+        self.is_method = task.collective is None
+        self.method = part(task.collective) if task.collective else plain_method(instance, task.method)
+        self.packs = task.packs
         self.args = task.args
         self.kwargs = task.kwargs
         self.results = task.results
@@ -40,6 +56,8 @@ class Call:
 
     def arguments(self, registers: list[Any]) -> tuple[list[Any], dict[str, Any]] | Failure:
         """The arguments, or the first failure among them."""
+        for pack in self.packs:
+            registers[pack.register] = packed(pack, [registers[part] for part in pack.parts])
         args = [registers[register] for register in self.args]
         if not self.kwargs:
             for value in args:
@@ -105,6 +123,16 @@ class Call:
                 writer.stage(writer.encode(self.failure(error)))
             except (OSError, MemoryError):
                 writer.stage(writer.encode(self.failure(short)))
+
+
+def packed(pack: Pack, parts: list[Any]) -> Any:
+    """A new container of these parts, or the first failure among them."""
+    for value in parts:
+        if type(value) is Failure:
+            return value
+    if pack.type is dict:
+        return dict(zip(pack.keys, parts, strict=True))
+    return pack.type(*parts) if hasattr(pack.type, "_fields") else pack.type(parts)
 
 
 def unpack(registers: list[Any], targets: tuple[int, ...], value: Any) -> None:

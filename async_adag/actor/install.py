@@ -25,6 +25,7 @@ from async_adag.channels.rendezvous import (
     send_text,
 )
 from async_adag.channels.ring import RingSpec
+from async_adag.collectives.communicators import Communicators
 from async_adag.graph.plan import ActorPlan, Channel
 
 READY = "ready"
@@ -150,18 +151,29 @@ def _start_loop(
     on_end: Callable[[str], None],
 ) -> asyncio.AbstractEventLoop | None:
     """Start the loop that fits the actor: a thread, or a task on the actor's event loop."""
+    communicators = Communicators(share.plan)
+
+    def end(broken: str) -> None:
+        communicators.close()
+        on_end(broken)
+
     try:
         loop = actor_event_loop(instance, share.plan.tasks[0].method)
+        if loop is not None and communicators:
+            raise RuntimeError(
+                f"{share.plan.name} is an async actor, whose executions interleave: a communicator of your own, "
+                "which waits for the other actors, works with synchronous actors only"
+            )
+        communicators.start()
         running: ThreadLoop | AsyncLoop
         if loop is None:
             running = ThreadLoop(
-                instance, share.plan, ends, control, sentinels, share.spin_ns, _turn, end_actor, on_end
+                instance, share.plan, ends, control, sentinels, share.spin_ns, _turn, end_actor, end
             )
         else:
-            running = AsyncLoop(
-                instance, share.plan, ends, control, sentinels, share.limit, loop, end_actor, on_end
-            )
+            running = AsyncLoop(instance, share.plan, ends, control, sentinels, share.limit, loop, end_actor, end)
     except BaseException:
+        communicators.close()
         ends.close()
         raise
     running.start()

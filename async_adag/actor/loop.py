@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 from async_adag.actor.calls import Call, calls_of, first_registers, unpack
@@ -24,6 +25,8 @@ class _Ended(Exception):
 class _Exit(Exception):
     """A method has raised SystemExit."""
 
+
+_NO_TURN = nullcontext()  # a collective operation may wait for actors that wait for this one in another graph
 
 LONG_NS = 1_000_000
 BRIEF_NS = 20_000  # about what it takes to wake another CPU
@@ -130,7 +133,7 @@ class ThreadLoop:
             return arguments
         args, kwargs = arguments  # type: ignore[misc]
         control = self._control
-        with self._turn:
+        with self._turn if call.is_method else _NO_TURN:
             began = control.enter(call.number, seq)
             try:
                 result = call.method(*args, **kwargs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from async_adag.graph.model import InputKey
 from async_adag.graph.plan import Plan, input_key
 
 
@@ -40,6 +41,11 @@ class Arguments:
             return [args[0]]
         return [self._value(group, args, kwargs) for group in self._groups]
 
-    def _value(self, group: list[int | str | None], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        values = [args[0] if key is None else args[key] if isinstance(key, int) else kwargs[key] for key in group]
+    def _value(self, group: list[InputKey], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        values = [part(key, args, kwargs) for key in group]
         return values[0] if len(values) == 1 else tuple(values) or None
+
+
+def part(key: InputKey, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The argument that ``key`` names."""
+    return args[0] if key is None else args[key] if isinstance(key, int) else kwargs[key]

@@ -106,8 +106,9 @@ def _check_platform() -> None:
 
 def _check_transports(graph: Graph, options: Options) -> None:
     for node in graph.nodes:
-        if node.transport == "accelerator" and options.device != "cpu":
+        if node.transport is not None and node.transport.needs_gpu() and options.device != "cpu":
+            asks = "accelerator transport" if node.transport.kind == "accelerator" else "tensors on a GPU"
             raise GpuUnavailable(
-                f"the edge out of {graph.label(node.number)} asks for accelerator transport, which needs the GPU "
-                "stack: install async-adag[gpu] on a machine with a GPU, or compile with device='cpu'"
+                f"the edge out of {graph.label(node.number)} asks for {asks}, which needs the GPU stack: install "
+                "async-adag[gpu] on a machine with a GPU, or compile with device='cpu'"
             )

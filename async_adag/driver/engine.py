@@ -15,7 +15,7 @@ from typing import Any
 
 from async_adag.channels.failures import annotate, decode_failure
 from async_adag.channels.interface import STOP, Failure, Reader, Writer
-from async_adag.driver.arguments import Arguments
+from async_adag.driver.arguments import Arguments, part
 from async_adag.driver.blocking import Blocking
 from async_adag.driver.capacity import Line, Waiter
 from async_adag.driver.deploy import Deployment
@@ -28,7 +28,8 @@ from async_adag.errors import (
     CapacityExceeded,
     GraphClosed,
 )
-from async_adag.graph.plan import Plan
+from async_adag.graph.model import FromInput
+from async_adag.graph.plan import Output, Plan
 from async_adag.observe.stats import Stats, take_stats
 from async_adag.options import Options
 from async_adag.protocol.frame import FrameError
@@ -60,9 +61,12 @@ class Engine:
             [
                 (number, output.position)
                 for number, output in enumerate(plan.outputs)
-                if output.channel == channel.number
+                if isinstance(output, Output) and output.channel == channel.number
             ]
             for channel in results
+        ]
+        self._echoes = [
+            (number, output.key) for number, output in enumerate(plan.outputs) if isinstance(output, FromInput)
         ]
         self.ledger: Ledger[Sinks] = Ledger(len(results), options.max_inflight)
         self.line = Line(self.ledger)
@@ -128,7 +132,8 @@ class Engine:
     ) -> Sinks:
         sinks: Sinks = [loop.create_future() for _ in self._outputs]
         self._admit(args, kwargs, sinks)
-        self._loop.keep(owner)
+        if self.ledger.in_flight:
+            self._loop.keep(owner)
         return sinks
 
     def submit(
@@ -204,6 +209,8 @@ class Engine:
             raise
         for writer in writers:  # first: while the actor wakes, there is time for the books
             writer.publish()
+        for number, key in self._echoes:
+            self._settle(sinks[number], part(key, args, kwargs), None, self._loop.is_here())
         return self.ledger.admit(sinks)
 
     def _call_up(self) -> None:
@@ -281,12 +288,14 @@ class Engine:
             return
         sinks = self.ledger.arrive(channel).payload
         for number, position in self._routes[channel]:
-            part = value if position is None or error is not None else value[position]
-            sink = sinks[number]
-            if type(sink) is GraphRef:
-                sink.settle(part, error)
-            else:
-                self._loop.settle(sink, part, error, here)
+            piece = value if position is None or error is not None else value[position]
+            self._settle(sinks[number], piece, error, here)
+
+    def _settle(self, sink: Any, value: Any, error: BaseException | None, here: bool) -> None:
+        if type(sink) is GraphRef:
+            sink.settle(value, error)
+        else:
+            self._loop.settle(sink, value, error, here)
 
     def may_read(self) -> bool:
         """Whether a frame has arrived that was not taken in."""
@@ -373,11 +382,7 @@ class Engine:
             error = reason(entry.seq)
             for channel in channels:
                 for number, _ in self._routes[channel]:
-                    sink = entry.payload[number]
-                    if type(sink) is GraphRef:
-                        sink.settle(None, error)
-                    else:
-                        self._loop.settle(sink, None, error, self._loop.is_here())
+                    self._settle(entry.payload[number], None, error, self._loop.is_here())
         self.line.dismiss(self._error)
         _wake_all(self._quiet)
         self.deployment.end_loops()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +32,34 @@ class FromNode:
     index: int = 0
 
 
-Source = Const | FromInput | FromNode
+Leaf = Const | FromInput | FromNode
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """An argument that is a container with parts of the input, or results, inside; each execution gets a new one.
+
+    Attributes:
+        type: list, dict, tuple, or a class made by ``namedtuple``.
+        parts: what lies in it, in order.
+        keys: of a dictionary, the keys of the parts.
+    """
+
+    type: type
+    parts: tuple[Source, ...]
+    keys: tuple[Any, ...] = ()
+
+
+Source = Const | FromInput | FromNode | Packed
+
+
+def leaves(sources: tuple[Source, ...]) -> Iterator[Leaf]:
+    """What these sources are made of, in order."""
+    for source in sources:
+        if isinstance(source, Packed):
+            yield from leaves(source.parts)
+        else:
+            yield source
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +81,60 @@ class Actor:
 
 
 @dataclass(frozen=True, slots=True)
+class TensorTransport:
+    """How the tensors in a node's results are to travel: what ``with_tensor_transport`` asked for.
+
+    Attributes:
+        kind: "auto", "shm", "accelerator".
+        device: where they are to be at the reader: "default" (as at the writer), "cpu", "gpu".
+        static_shape: whether shapes and types are the same in every execution.
+        direct_return: whether the result is a tensor itself, and not something that holds tensors.
+        communicator: the user's own; None for ours.
+    """
+
+    kind: str
+    device: str = "default"
+    static_shape: bool = False
+    direct_return: bool = False
+    communicator: Any = None
+
+    def needs_gpu(self) -> bool:
+        """Whether shared memory would not be what was asked for."""
+        return self.kind == "accelerator" or self.device == "gpu"
+
+
+REDUCTIONS = ("sum", "product", "max", "min", "avg")
+"""How a collective operation can make one value of many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Collective:
+    """What a node does that calls no method: its actor's part of a collective operation.
+
+    Without a communicator of the user's, its arguments are the contributions of all ranks, by rank, as many of
+    each as it has results. With one they are its own contributions, then what `announce` adds.
+
+    Attributes:
+        kind: "allreduce", "allgather", "reducescatter"; "announce": tells the other ranks that the arguments are
+            there, and nothing else.
+        reduction: one of `REDUCTIONS`; None where nothing is reduced.
+        rank: the actor's.
+        size: how many ranks there are.
+        communicator: the user's own, which is to do it; None for ours.
+        operation: what that one calls the reduction.
+    """
+
+    kind: str
+    reduction: str | None
+    rank: int
+    size: int
+    communicator: Any = None
+    operation: Any = None
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
-    """One call of an actor's method in each execution.
+    """One call of an actor's method, or one part of a collective operation, in each execution.
 
     Attributes:
         number: its place in `Graph.nodes`, which is an order in which all nodes can run.
@@ -63,7 +143,8 @@ class Node:
         args: where its positional arguments come from.
         kwargs: where its keyword arguments come from.
         returns: how many values it returns (``num_returns``); more than one are each a result of their own.
-        transport: what ``with_tensor_transport`` asked for: "auto", "shm", "accelerator", or None.
+        transport: how tensors in its results are to travel; None where nothing was asked for.
+        collective: the part of a collective operation that it is; None for a method.
     """
 
     number: int
@@ -72,11 +153,12 @@ class Node:
     args: tuple[Source, ...]
     kwargs: tuple[tuple[str, Source], ...]
     returns: int = 1
-    transport: str | None = None
+    transport: TensorTransport | None = None
+    collective: Collective | None = None
 
-    def sources(self) -> tuple[Source, ...]:
-        """Where all its arguments come from."""
-        return self.args + tuple(source for _, source in self.kwargs)
+    def sources(self) -> tuple[Leaf, ...]:
+        """Where all its arguments, and what lies in them, come from."""
+        return tuple(leaves(self.args + tuple(source for _, source in self.kwargs)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +184,7 @@ class Graph:
     actors: tuple[Actor, ...]
     nodes: tuple[Node, ...]
     signature: Signature
-    outputs: tuple[FromNode, ...]
+    outputs: tuple[FromNode | FromInput, ...]
     multi: bool
 
     def label(self, node: int) -> str:

@@ -8,10 +8,11 @@ empty frame, a trigger.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
-from async_adag.graph.model import Const, FromInput, FromNode, Graph, InputKey
+from async_adag.graph.model import Collective, Const, FromInput, FromNode, Graph, InputKey, Packed, Source
 
 DRIVER = -1
 """The driver's number among the processes; actors have theirs."""
@@ -51,6 +52,23 @@ class Write:
 
 
 @dataclass(frozen=True, slots=True)
+class Pack:
+    """Put the values of registers into a new container, and that into a register.
+
+    Attributes:
+        register: where the container goes.
+        type: what it is: see `Packed`.
+        parts: the registers of what lies in it.
+        keys: of a dictionary, its keys.
+    """
+
+    register: int
+    type: type
+    parts: tuple[int, ...]
+    keys: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """One node, as its actor runs it: reads, then the call, then writes.
 
@@ -59,20 +77,24 @@ class Task:
         method: the method's name.
         label: the node in words.
         reads: in order; values that an earlier task of this actor read are in registers already.
+        packs: containers to be made for the arguments, in order.
         args: registers of the positional arguments.
         kwargs: registers of the keyword arguments.
         results: registers of the results, as many as the method returns values.
         writes: in order.
+        collective: what to do in place of calling a method.
     """
 
     node: int
     method: str
     label: str
     reads: tuple[Read, ...]
+    packs: tuple[Pack, ...]
     args: tuple[int, ...]
     kwargs: tuple[tuple[str, int], ...]
     results: tuple[int, ...]
     writes: tuple[Write, ...]
+    collective: Collective | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +134,12 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The whole plan."""
+    """The whole plan. An output that is (a part of) the input never leaves the driver."""
 
     graph: Graph
     channels: tuple[Channel, ...]
     actors: tuple[ActorPlan, ...]
-    outputs: tuple[Output, ...]
+    outputs: tuple[Output | FromInput, ...]
 
     def inputs(self) -> list[Channel]:
         """The channels that the driver writes."""
@@ -132,13 +154,14 @@ def plan_graph(graph: Graph) -> Plan:
     """Plan ``graph``. Deterministic: the same graph gives the same plan."""
     channels = _channels(graph)
     actors = tuple(_actor_plan(graph, channels, actor.number) for actor in graph.actors)
-    results = {
+    results: dict[FromInput | FromNode, Output] = {
         value: Output(channel.number, position if len(channel.values) > 1 else None)
         for channel in channels
         if DRIVER in channel.readers
         for position, value in enumerate(channel.values)
     }
-    return Plan(graph, channels, actors, tuple(results[output] for output in graph.outputs))
+    outputs = tuple(out if isinstance(out, FromInput) else results[out] for out in graph.outputs)
+    return Plan(graph, channels, actors, outputs)
 
 
 def _channels(graph: Graph) -> tuple[Channel, ...]:
@@ -148,7 +171,8 @@ def _channels(graph: Graph) -> tuple[Channel, ...]:
             if not isinstance(source, Const):
                 consumers.setdefault(source, set()).add(node.actor)
     for output in graph.outputs:
-        consumers.setdefault(output, set()).add(DRIVER)
+        if isinstance(output, FromNode):
+            consumers.setdefault(output, set()).add(DRIVER)
 
     groups: dict[tuple[int, tuple[int, ...]], list[FromInput | FromNode]] = {}
     for value in sorted((v for v in consumers if isinstance(v, FromInput)), key=_input_order):
@@ -190,15 +214,21 @@ def _actor_plan(graph: Graph, channels: tuple[Channel, ...], actor: int) -> Acto
     inputs = [c for c in channels if c.writer == DRIVER and actor in c.readers]
     constants: list[Any] = []
     registers: dict[FromInput | FromNode, int] = {}
-    count = sum(isinstance(source, Const) for node in nodes for source in node.sources())
+    unused = itertools.count(sum(isinstance(source, Const) for node in nodes for source in node.sources()))
 
     def register(value: FromInput | FromNode) -> int:
-        return registers.setdefault(value, count + len(registers))
+        if value not in registers:
+            registers[value] = next(unused)
+        return registers[value]
 
-    def argument(source: Const | FromInput | FromNode) -> int:
+    def argument(source: Source, packs: list[Pack]) -> int:
         if isinstance(source, Const):
             constants.append(source.value)
             return len(constants) - 1
+        if isinstance(source, Packed):
+            parts = tuple(argument(part, packs) for part in source.parts)
+            packs.append(Pack(next(unused), source.type, parts, source.keys))
+            return packs[-1].register
         return register(source)
 
     tasks: list[Task] = []
@@ -220,20 +250,25 @@ def _actor_plan(graph: Graph, channels: tuple[Channel, ...], actor: int) -> Acto
             for c in channels
             if c.writer == actor and c.values[0] in results
         ]
+        packs: list[Pack] = []
+        args = tuple(argument(source, packs) for source in node.args)
+        kwargs = tuple((name, argument(source, packs)) for name, source in node.kwargs)
         tasks.append(
             Task(
                 node=node.number,
                 method=node.method,
                 label=graph.label(node.number),
                 reads=tuple(reads),
-                args=tuple(argument(source) for source in node.args),
-                kwargs=tuple((name, argument(source)) for name, source in node.kwargs),
+                packs=tuple(packs),
+                args=args,
+                kwargs=kwargs,
                 results=tuple(register(result) for result in results),
                 writes=tuple(writes),
+                collective=node.collective,
             )
         )
     name = str(graph.actors[actor])
-    return ActorPlan(actor, name, tuple(constants), count + len(registers), tuple(tasks))
+    return ActorPlan(actor, name, tuple(constants), next(unused), tuple(tasks))
 
 
 def input_key(value: FromInput | FromNode) -> InputKey:

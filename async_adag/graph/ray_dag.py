@@ -13,11 +13,25 @@ from typing import Any
 
 from ray.actor import ActorHandle
 from ray.dag import ClassMethodNode, ClassNode, DAGNode, FunctionNode, InputNode, MultiOutputNode
-from ray.dag.collective_node import CollectiveOutputNode
 from ray.dag.input_node import InputAttributeNode
 
 from async_adag.errors import GraphError
-from async_adag.graph.model import Actor, Const, FromInput, FromNode, Graph, InputKey, Node, Signature, Source
+from async_adag.graph.announce import announce
+from async_adag.graph.model import (
+    Actor,
+    Collective,
+    Const,
+    FromInput,
+    FromNode,
+    Graph,
+    InputKey,
+    Node,
+    Packed,
+    Signature,
+    Source,
+    TensorTransport,
+)
+from async_adag.graph.ray_collective import Group, group_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,29 +53,69 @@ def read_dag(root: object) -> RayGraph:
     if isinstance(root, InputNode | InputAttributeNode):
         raise GraphError("the DAG is its input alone: bind an actor's method to it")
     nodes = _component(root)
-    calls = _ordered([node for node in nodes if _is_call(node)])
+    unordered = [node for node in nodes if _is_call(node)]
+    operations = _Operations(unordered)
+    calls = _ordered(unordered, operations)
     if not calls:
         raise GraphError("the DAG has no actor method: bind one to its input")
     actors, handles = _actors(calls)
-    numbers = {id(call): number for number, call in enumerate(calls)}
-    reader = _Arguments(numbers)
-    specs = tuple(
-        Node(
-            number=number,
-            actor=actors[_handle(call)._actor_id.hex()].number,
-            method=call.get_method_name(),
-            args=tuple(reader.source(arg, call) for arg in call.get_args()),
-            kwargs=tuple((name, reader.source(arg, call)) for name, arg in call.get_kwargs().items()),
-            returns=_returns(call),
-            transport=_transport(call),
-        )
+    reader = _Arguments({id(call): number for number, call in enumerate(calls)})
+    specs = [
+        _node(number, call, actors[_handle(call)._actor_id.hex()].number, reader, operations)
         for number, call in enumerate(calls)
-    )
+    ]
     multi = isinstance(root, MultiOutputNode)
     outputs = tuple(reader.output(end) for end in (root.get_args() if multi else (root,)))
     if not outputs:
         raise GraphError("MultiOutputNode([]) gives nothing: name at least one output")
-    return RayGraph(Graph(tuple(actors.values()), specs, _signature(nodes), outputs, multi), handles)
+    read = {source for spec in specs for source in spec.sources() if isinstance(source, FromInput)}
+    signature = _signature(nodes, read | {output for output in outputs if isinstance(output, FromInput)})
+    complete, ends = announce(specs, [operations.announced(call) for call in calls], outputs)
+    return RayGraph(Graph(tuple(actors.values()), complete, signature, ends, multi), handles)
+
+
+def _node(number: int, call: ClassMethodNode, actor: int, reader: _Arguments, operations: _Operations) -> Node:
+    group = operations.group(call)
+    if group is None:
+        args, kwargs = reader.sources(call)
+        return Node(number, actor, call.get_method_name(), args, kwargs, _returns(call), _transport(call))
+    parts = operations.parts(call)
+    contributions = [reader.sources(part)[0] for part in parts]
+    rank = parts.index(call)
+    collective = Collective(group.kind, group.reduction, rank, len(parts), group.communicator, group.operation)
+    args = contributions[rank] if group.communicator is not None else tuple(itertools.chain(*contributions))
+    transport = TensorTransport("accelerator") if group.accelerator else None
+    return Node(number, actor, str(group), args, (), len(contributions[rank]), transport, collective)
+
+
+class _Operations:
+    """The collective operations of a DAG, and the nodes that are their parts."""
+
+    def __init__(self, calls: list[ClassMethodNode]) -> None:
+        self._groups = {id(call): group for call in calls if (group := group_of(call)) is not None}
+        self._parts: dict[int, list[ClassMethodNode]] = {}
+        for call in calls:
+            if id(call) in self._groups:
+                self._parts.setdefault(id(self._groups[id(call)].identity), []).append(call)
+        for parts in self._parts.values():
+            group = self._groups[id(parts[0])]
+            parts.sort(key=lambda part: group.actors.index(_handle(part)._actor_id.hex()))
+            if len(parts) < len(group.actors):
+                raise GraphError(f"{group} has a part for {len(parts)} of its {len(group.actors)} actors only")
+
+    def group(self, call: ClassMethodNode) -> Group | None:
+        """The operation that this is a part of."""
+        return self._groups.get(id(call))
+
+    def parts(self, call: ClassMethodNode) -> list[ClassMethodNode]:
+        """The parts of that operation, by rank; of a method, the call itself."""
+        group = self.group(call)
+        return [call] if group is None else self._parts[id(group.identity)]
+
+    def announced(self, call: ClassMethodNode) -> object:
+        """What the parts of an operation share that needs announcements; otherwise None."""
+        group = self.group(call)
+        return None if group is None or group.communicator is None else group.identity
 
 
 def _component(root: DAGNode) -> list[DAGNode]:
@@ -86,8 +140,13 @@ def _check(node: DAGNode) -> None:
         raise GraphError(
             f"{_name(node)} creates an actor: create it first with .remote(), and bind the handle's methods"
         )
-    if isinstance(node, CollectiveOutputNode):
-        raise GraphError(f"{_name(node)} is a collective operation, which is not supported yet")
+    if isinstance(node, InputNode | InputAttributeNode):
+        transport = _transport(node)
+        if transport is not None and transport.kind == "accelerator":
+            raise GraphError(
+                "the input asks for accelerator transport, but the driver holds no GPU of the graph: send tensors "
+                "as they are, and have a node move them"
+            )
     if not isinstance(node, InputNode | InputAttributeNode | MultiOutputNode | ClassMethodNode):
         raise GraphError(f"{_name(node)}: nodes of type {type(node).__name__} cannot be compiled")
 
@@ -119,13 +178,13 @@ def _class_name(handle: ActorHandle) -> str:
     return str(handle._ray_actor_creation_function_descriptor.class_name).rpartition(".")[2]
 
 
-def _ordered(calls: list[ClassMethodNode]) -> list[ClassMethodNode]:
+def _ordered(calls: list[ClassMethodNode], operations: _Operations) -> list[ClassMethodNode]:
     """An order in which all can run: after their arguments, and within an actor handle as they were bound."""
     place = {id(call): number for number, call in enumerate(calls)}
     after: dict[int, set[int]] = {number: set() for number in range(len(calls))}
     per_handle: dict[int, list[ClassMethodNode]] = {}
     for number, call in enumerate(calls):
-        for upstream in call._upstream_nodes:
+        for upstream in [node for part in operations.parts(call) for node in part._upstream_nodes]:
             source = upstream.class_method_call if _is_output(upstream) else upstream
             if id(source) in place:
                 after[number].add(place[id(source)])
@@ -186,13 +245,17 @@ def _returns(call: ClassMethodNode) -> int:
     return returns
 
 
-def _transport(call: ClassMethodNode) -> str | None:
-    hint = call.type_hint
-    if type(hint).__name__ == "AutoTransportType":
-        return "auto"
-    if hint.requires_accelerator():
-        return "accelerator"
-    return "shm" if type(hint).__name__ == "TorchTensorType" else None
+def _transport(node: DAGNode) -> TensorTransport | None:
+    hint = node.type_hint
+    name = type(hint).__name__
+    if name not in ("AutoTransportType", "TorchTensorType"):
+        return None
+    communicator = hint.get_custom_communicator()
+    if type(communicator).__name__ == "CPUCommunicator":
+        communicator = None
+    kind = "auto" if name == "AutoTransportType" else "accelerator" if hint.requires_accelerator() else "shm"
+    device = {"cuda": "gpu"}.get(str(hint.device), str(hint.device))
+    return TensorTransport(kind, device, bool(hint._static_shape), bool(hint._direct_return), communicator)
 
 
 class _Arguments:
@@ -201,27 +264,44 @@ class _Arguments:
     def __init__(self, numbers: dict[int, int]) -> None:
         self._numbers = numbers
 
-    def source(self, arg: Any, call: ClassMethodNode) -> Source:
-        if isinstance(arg, InputNode):
-            return FromInput(None)
-        if isinstance(arg, InputAttributeNode):
-            return FromInput(arg.key)
-        if isinstance(arg, DAGNode):
-            return self._result(arg)
-        if _contains_node(arg):
+    def sources(self, call: ClassMethodNode) -> tuple[tuple[Source, ...], tuple[tuple[str, Source], ...]]:
+        """The positional and the keyword arguments of a call."""
+        hidden = {id(node): node for node in call._upstream_nodes}
+        args = tuple(self._source(arg, call, hidden) for arg in call.get_args())
+        kwargs = tuple((name, self._source(arg, call, hidden)) for name, arg in call.get_kwargs().items())
+        for node in hidden.values():
             raise GraphError(
-                f"{_name(call)} takes a container with a node inside: bind each node as an argument of its own"
+                f"{_name(call)} takes {_name(node)} inside an object, where its value cannot be put: bind it as "
+                "an argument of its own, or in a list, tuple or named tuple, or as a value of a dict"
             )
-        return Const(arg)
+        return args, kwargs
 
-    def output(self, end: Any) -> FromNode:
-        if isinstance(end, InputNode | InputAttributeNode):
-            raise GraphError("an output of the DAG is its input: bind an actor's method to it, and output that")
+    def output(self, end: Any) -> FromNode | FromInput:
         if not isinstance(end, DAGNode):
             raise GraphError(f"MultiOutputNode takes nodes; got {type(end).__name__}")
-        return self._result(end)
+        return self._value(end)
 
-    def _result(self, node: DAGNode) -> FromNode:
+    def _source(self, arg: Any, call: ClassMethodNode, hidden: dict[int, DAGNode]) -> Source:
+        if isinstance(arg, DAGNode):
+            hidden.pop(id(arg), None)
+            return self._value(arg)
+        kind = type(arg)
+        if kind in (list, tuple) or (isinstance(arg, tuple) and hasattr(kind, "_fields")):
+            parts, keys = tuple(arg), ()
+        elif kind is dict:
+            parts, keys = tuple(arg.values()), tuple(arg)
+        else:
+            return Const(arg)
+        sources = tuple(self._source(part, call, hidden) for part in parts)
+        if all(isinstance(source, Const) for source in sources):
+            return Const(arg)
+        return Packed(kind, sources, keys)
+
+    def _value(self, node: DAGNode) -> FromNode | FromInput:
+        if isinstance(node, InputNode):
+            return FromInput(None)
+        if isinstance(node, InputAttributeNode):
+            return FromInput(node.key)
         if _is_output(node):
             return FromNode(self._numbers[id(node.class_method_call)], int(node.output_idx))
         if isinstance(node, MultiOutputNode):
@@ -229,15 +309,8 @@ class _Arguments:
         return FromNode(self._numbers[id(node)])
 
 
-def _contains_node(value: Any) -> bool:
-    if isinstance(value, DAGNode):
-        return True
-    if isinstance(value, dict):
-        return any(_contains_node(part) for part in (*value.keys(), *value.values()))
-    return isinstance(value, list | tuple | set) and any(_contains_node(part) for part in value)
-
-
-def _signature(nodes: list[DAGNode]) -> Signature:
+def _signature(nodes: list[DAGNode], read: set[FromInput]) -> Signature:
+    """What an execution takes, of a graph with these nodes that reads these parts of the input."""
     inputs = [node for node in nodes if isinstance(node, InputNode)]
     if not inputs:
         raise GraphError(
@@ -245,12 +318,7 @@ def _signature(nodes: list[DAGNode]) -> Signature:
         )
     if len(inputs) > 1:
         raise GraphError("the DAG has two InputNodes: build it from one, and read parts of it as x[0], x[1]")
-    direct = any(
-        argument is inputs[0]
-        for node in nodes
-        if not isinstance(node, InputAttributeNode)
-        for argument in (*node.get_args(), *node.get_kwargs().values())
-    )
+    direct = FromInput(None) in read
     keys: list[InputKey] = [node.key for node in nodes if isinstance(node, InputAttributeNode)]
     if direct and keys:
         raise GraphError(

@@ -64,6 +64,8 @@ class Ledger(Generic[T]):
         self.reserved -= 1
         entry = Entry(self.admitted, payload, len(self._queues))
         self.admitted += 1
+        if not self._queues:
+            self.settled += 1  # nothing of it will arrive
         for queue in self._queues:
             queue.append(entry)
         return entry

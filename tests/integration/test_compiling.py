@@ -8,9 +8,11 @@ import pytest
 import ray
 from ray.dag import InputNode, MultiOutputNode
 from ray.exceptions import ActorDiedError
+from ray.experimental.channel.cpu_communicator import CPUCommunicator
 
 import async_adag
 from async_adag import GpuUnavailable, GraphError
+from async_adag.graph.model import TensorTransport
 from tests.actors import Worker, wait_until_dead
 from tests.threads import in_thread
 from tests.turns import turns
@@ -54,9 +56,24 @@ def an_actor_to_be(worker):
         return Worker.bind().echo.bind(x)
 
 
-def a_node_in_a_container(worker):
+class Box:
+    def __init__(self, content):
+        self.content = content
+
+
+def a_node_in_an_object(worker):
     with InputNode() as x:
-        return worker.echo.bind([worker.echo.bind(x)])
+        return worker.join.bind(x, Box(worker.echo.bind(x)))
+
+
+def a_node_in_a_set(worker):
+    with InputNode() as x:
+        return worker.join.bind(x, {worker.echo.bind(x)})
+
+
+def a_node_as_a_key(worker):
+    with InputNode() as x:
+        return worker.join.bind(x, {worker.echo.bind(x): 1})
 
 
 def whole_and_by_part(worker):
@@ -64,9 +81,8 @@ def whole_and_by_part(worker):
         return worker.join.bind(x, x[0])
 
 
-def the_input_as_output(worker):
+def nothing_but_the_input_as_output(worker):
     with InputNode() as x:
-        worker.echo.bind(x)
         return MultiOutputNode([x])
 
 
@@ -80,9 +96,11 @@ REFUSED = {
     the_input_alone: "input alone",
     a_task: "task",
     an_actor_to_be: "actor",
-    a_node_in_a_container: "container",
+    a_node_in_an_object: r"join on Worker\(\w{6}\) takes echo on Worker\(\w{6}\) inside an object",
+    a_node_in_a_set: "inside an object",
+    a_node_as_a_key: "inside an object",
     whole_and_by_part: "whole and by part",
-    the_input_as_output: "output",
+    nothing_but_the_input_as_output: "no actor method",
     no_outputs: "no actor method",
 }
 
@@ -112,6 +130,38 @@ def test_gpu_transport_without_a_gpu(workers):
     with pytest.raises(GpuUnavailable, match=r"async-adag\[gpu\]") as caught:
         async_adag.compile(dag)
     assert isinstance(caught.value, RuntimeError)
+
+
+@pytest.mark.parametrize(
+    ("asked", "understood"),
+    [
+        ({}, TensorTransport("auto")),
+        ({"transport": "shm", "device": "cpu"}, TensorTransport("shm", "cpu")),
+        ({"transport": "accelerator", "_static_shape": True}, TensorTransport("accelerator", static_shape=True)),
+        ({"transport": "nccl", "_direct_return": True}, TensorTransport("accelerator", direct_return=True)),
+        ({"device": "cuda"}, TensorTransport("auto", "gpu")),
+        ({"transport": "shm", "device": "gpu"}, TensorTransport("shm", "gpu")),
+        ({"transport": CPUCommunicator(2, [])}, TensorTransport("shm")),
+    ],
+)
+def test_tensor_transports(workers, asked, understood):
+    """They reach the plan. Without a GPU those that need none run, the others need device="cpu"."""
+    with InputNode() as x:
+        dag = workers[1].add.bind(workers[0].echo.bind(x).with_tensor_transport(**asked))
+    options = {"device": "cpu"} if understood.needs_gpu() else {}
+    if options:
+        with pytest.raises(GpuUnavailable, match="echo on Worker"):
+            async_adag.compile(dag)
+    with async_adag.compile(dag, **options) as compiled:
+        assert [node.transport for node in compiled._engine.plan.graph.nodes] == [understood, None]
+        assert compiled.execute(1).get() == 2
+
+
+def test_an_input_by_accelerator(worker):
+    with InputNode() as x:
+        dag = worker.echo.bind(x.with_tensor_transport("nccl"))
+    with pytest.raises(GraphError, match="the input asks for accelerator transport"):
+        async_adag.compile(dag)
 
 
 async def test_compile_async(worker):

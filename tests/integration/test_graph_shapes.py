@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import NamedTuple
 
 import pytest
 import ray
@@ -84,6 +85,84 @@ async def test_constants_and_keywords(workers):
     with InputNode() as x:
         dag = workers[0].join.bind(x, "constant", None, named=x, other=[1, 2])
     assert await outcome(dag, 5) == (5, "constant", None, {"named": 5, "other": [1, 2]})
+
+
+class Pair(NamedTuple):
+    left: object
+    right: object
+
+
+async def test_results_inside_containers(workers):
+    with InputNode() as x:
+        one, two = workers[0].add.bind(x, 1), workers[1].add.bind(x, 2)
+        dag = workers[2].join.bind([one, x, "c"], (two, [one, []]), {"a": two, 1: {"b": one}}, pair=Pair(one, two))
+    expected = ([1, 0, "c"], (2, [1, []]), {"a": 2, 1: {"b": 1}}, {"pair": Pair(1, 2)})
+    assert await outcome(dag, 0) == expected
+    assert type((await outcome(dag, 0))[3]["pair"]) is Pair
+
+
+async def test_parts_of_the_input_inside_containers(workers):
+    with InputNode() as x:
+        dag = workers[0].join.bind([x[1], x.name], {"first": x[0]})
+    assert await outcome(dag, 1, 2, name="n") == ([2, "n"], {"first": 1})
+
+
+async def test_each_execution_gets_containers_of_its_own(workers):
+    with InputNode() as x:
+        dag = workers[0].call.bind(lambda items: items.append(items[0]) or items, [x])
+    assert await outcome(dag, 1) == [1, 1]
+
+
+async def test_a_failure_inside_a_container_is_that_failure(workers):
+    with InputNode() as x:
+        dag = workers[1].join.bind({"deep": [workers[0].add.bind(x)]})
+    async with async_adag.compile(dag) as compiled:
+        with pytest.raises(TypeError, match="str"):
+            await compiled("text")
+        assert await compiled(1) == ({"deep": [2]},)
+
+
+async def test_outputs_that_repeat_a_node(workers):
+    with InputNode() as x:
+        one, two = workers[0].add.bind(x, 1), workers[1].add.bind(x, 2)
+        dag = MultiOutputNode([one, two, one])
+    assert await outcome(dag, 0) == [1, 2, 1]
+
+
+async def test_outputs_that_are_parts_of_the_input(workers):
+    with InputNode() as x:
+        dag = MultiOutputNode([x.name, workers[0].add.bind(x[0]), x[1], x.name])
+    assert await outcome(dag, 1, "unread", name="n") == ["n", 2, "unread", "n"]
+
+
+async def test_an_output_that_is_the_input_is_that_very_object(workers):
+    with InputNode() as x:
+        dag = MultiOutputNode([x, workers[0].echo.bind(x)])
+    async with async_adag.compile(dag) as compiled:
+        value = [1]
+        same, copy = await compiled(value)
+        assert same is value
+        assert copy == value
+        same, copy = await asyncio.to_thread(lambda: compiled.execute(value).get())
+        assert same is value
+
+
+async def test_a_leaf_alone_beside_the_input_as_output(workers):
+    """Nothing comes back: the graph is bounded by its channels, and closing waits for the leaf."""
+    with InputNode() as x:
+        workers[0].note.bind(x)
+        dag = MultiOutputNode([x])
+    async with async_adag.compile(dag, max_inflight=10) as compiled:
+        for number in range(100):
+            assert await compiled(number) == [number]
+        assert compiled.stats().in_flight == 0
+    assert ray.get(workers[0].take_notes.remote()) == list(range(100))
+
+
+async def test_outputs_of_one(workers):
+    with InputNode() as x:
+        dag = MultiOutputNode([workers[0].add.bind(x)])
+    assert await outcome(dag, 0) == [1]
 
 
 async def test_a_large_constant_is_sent_once(workers):

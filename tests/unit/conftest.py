@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from async_adag.graph.model import Actor, Const, FromInput, FromNode, Graph, Node, Signature
+from async_adag.graph.model import Actor, Const, FromInput, FromNode, Graph, Node, Packed, Signature
 
 settings.register_profile("same-each-time", derandomize=True, deadline=None)
 settings.load_profile("same-each-time")
@@ -41,7 +41,7 @@ def build_graph(*calls: tuple[Any, ...], outputs: Any = None, multi: bool | None
 
 
 def _source(value: Any) -> Any:
-    return value if isinstance(value, Const | FromInput | FromNode) else Const(value)
+    return value if isinstance(value, Const | FromInput | FromNode | Packed) else Const(value)
 
 
 def _signature(nodes: list[Node]) -> Signature:

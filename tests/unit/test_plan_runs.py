@@ -7,7 +7,8 @@ from collections import deque
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from async_adag.graph.model import Const, FromInput, FromNode
+from async_adag.actor.calls import packed
+from async_adag.graph.model import Const, FromInput, FromNode, Packed
 from async_adag.graph.plan import DRIVER, plan_graph
 
 EXECUTIONS = 3
@@ -25,17 +26,34 @@ def calls(draw):
         actor = draw(st.integers(0, min(used, 3)))
         used = max(used, actor + 1)
         sources = [FromInput(key) for key in keys] + [Const("c")] + results
-        arguments = draw(st.lists(st.sampled_from(sources), max_size=4))
+        leaf = st.sampled_from(sources)
+        argument = st.recursive(leaf, lambda parts: parts_of(st.lists(parts, max_size=2)), max_leaves=3)
+        arguments = draw(st.lists(argument, max_size=4))
         returns = draw(st.integers(1, 3))
         nodes.append((actor, arguments, returns))
         results += [FromNode(number, index) for index in range(returns)]
-    outputs = draw(st.lists(st.sampled_from(results), min_size=1, max_size=4))
+    # One output at least is a result, so that the graph has something to wait for.
+    outputs = [draw(st.sampled_from(results))]
+    outputs += draw(st.lists(st.sampled_from(results + [FromInput(key) for key in keys]), max_size=3))
     return nodes, outputs
+
+
+def parts_of(lists):
+    """Containers of these parts."""
+    plain = st.builds(lambda kind, parts: Packed(kind, tuple(parts)), st.sampled_from([list, tuple]), lists)
+    return plain | st.builds(lambda parts: Packed(dict, tuple(parts), tuple(range(len(parts)))), lists)
+
+
+def frozen(value):
+    """A container as something that hashes, so that results can tell their whole history."""
+    if isinstance(value, dict):
+        return ("dict", *((key, frozen(part)) for key, part in value.items()))
+    return (type(value).__name__, *map(frozen, value)) if isinstance(value, list | tuple) else value
 
 
 def result(node, index, arguments):
     """What a node returns: a value that tells its whole history."""
-    return (node.method, index, *arguments)
+    return f"{node.method}.{index}{[frozen(argument) for argument in arguments]}"
 
 
 def meaning(graph, inputs):
@@ -45,13 +63,16 @@ def meaning(graph, inputs):
     def value(source):
         if isinstance(source, Const):
             return source.value
+        if isinstance(source, Packed):
+            parts = [value(part) for part in source.parts]
+            return dict(zip(source.keys, parts, strict=True)) if source.type is dict else source.type(parts)
         return inputs[source.key] if isinstance(source, FromInput) else values[source]
 
     for node in graph.nodes:
-        arguments = [value(source) for source in node.sources()]
+        arguments = [value(source) for source in (*node.args, *(source for _, source in node.kwargs))]
         for index in range(node.returns):
             values[FromNode(node.number, index)] = result(node, index, arguments)
-    return [values[output] for output in graph.outputs]
+    return [value(output) for output in graph.outputs]
 
 
 class Blocked(Exception):
@@ -81,6 +102,8 @@ class Process:
                     for register, value in zip(read.registers, values, strict=True):
                         registers[register] = value
                 self.begun += 1
+                for pack in task.packs:
+                    registers[pack.register] = packed(pack, [registers[part] for part in pack.parts])
                 arguments = [registers[register] for register in task.args]
                 arguments += [registers[register] for _, register in task.kwargs]
                 node = self.plan.graph.nodes[task.node]
@@ -125,10 +148,13 @@ def test_every_plan_gives_what_its_graph_means(make_graph, made, random):
     arrived = {c.number: list(queues[c.number, DRIVER]) for c in plan.results()}
     for execution in range(EXECUTIONS):
         frames = {number: frames[execution] for number, frames in arrived.items()}
-        got = [
-            frames[output.channel] if output.position is None else frames[output.channel][output.position]
-            for output in plan.outputs
-        ]
+        got = []
+        for output in plan.outputs:
+            if isinstance(output, FromInput):
+                got.append(f"{output.key} of {execution}")
+            else:
+                frame = frames[output.channel]
+                got.append(frame if output.position is None else frame[output.position])
         assert got == expected[execution]
     assert all(len(frames) == EXECUTIONS for frames in arrived.values())
     assert not any(queue for (_, reader), queue in queues.items() if reader != DRIVER)

@@ -1,0 +1,82 @@
+"""What users bind: the counterparts of ``ray.experimental.collective``, which need no torch.
+
+with InputNode() as x:
+    gradients = [worker.gradient.bind(x) for worker in workers]
+    sums = allreduce.bind(gradients)
+    dag = MultiOutputNode([worker.step.bind(total) for worker, total in zip(workers, sums)])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from async_adag.graph.ray_collective import bind_collective
+
+
+class _Allreduce:
+    """Every actor gets the reduction of what all contribute."""
+
+    def bind(self, inputs: Sequence[Any], op: Any = "sum", transport: Any = None) -> list[Any]:
+        """Bind it to one node of each actor, or to several lists of them, for several tensors of each actor.
+
+        Args:
+            inputs: nodes that give numpy arrays or torch CPU tensors, of the same shape and type at all actors.
+            op: "sum", "product", "max", "min", "avg" (of floating-point or complex numbers only), or Ray's
+                ``ReduceOp``.
+            transport: None, "auto" or "shm" for shared memory; "nccl" or "accelerator" for a GPU; or a
+                ``Communicator`` of yours, with the same actors, which is then called.
+
+        Returns:
+            Nodes of the results, one for each actor, in the shape of ``inputs``. The results are bitwise the same
+            at all actors: each reduces in the order of the ranks.
+
+        Raises:
+            GraphError: not one node of each actor, or an unknown ``op`` or ``transport``.
+        """
+        return bind_collective("allreduce", op, inputs, transport)
+
+
+class _Allgather:
+    """Every actor gets what all contribute, joined along the first dimension in the order of the ranks."""
+
+    def bind(self, inputs: Sequence[Any], transport: Any = None) -> list[Any]:
+        """Bind it to one node of each actor.
+
+        Args:
+            inputs: nodes that give arrays of at least one dimension, of the same shape and type.
+            transport: as for allreduce.
+
+        Returns:
+            Nodes of the results, one for each actor.
+
+        Raises:
+            GraphError: not one node of each actor, or an unknown ``transport``.
+        """
+        return bind_collective("allgather", None, inputs, transport)
+
+
+class _Reducescatter:
+    """The actor of rank r gets the r-th part, along the first dimension, of the reduction."""
+
+    def bind(self, inputs: Sequence[Any], op: Any = "sum", transport: Any = None) -> list[Any]:
+        """Bind it to one node of each actor.
+
+        Args:
+            inputs: nodes that give arrays of the same shape and type, whose first dimension the number of actors
+                divides.
+            op: as for allreduce.
+            transport: as for allreduce.
+
+        Returns:
+            Nodes of the results, one for each actor.
+
+        Raises:
+            GraphError: not one node of each actor, or an unknown ``op`` or ``transport``.
+        """
+        return bind_collective("reducescatter", op, inputs, transport)
+
+
+allreduce = _Allreduce()
+allgather = _Allgather()
+reducescatter = _Reducescatter()
