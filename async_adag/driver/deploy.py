@@ -34,6 +34,7 @@ from async_adag.channels.ring import RingSpec, create_ring
 from async_adag.driver.supervision import Supervision
 from async_adag.errors import CompileActorDied, GraphError
 from async_adag.graph.plan import DRIVER, ActorPlan, Plan
+from async_adag.observe.picture import HAND_OVER, Transport, ring_transport
 from async_adag.options import Options
 
 
@@ -57,10 +58,10 @@ class Deployment:
     specs: dict[int, RingSpec]
     own_loop: asyncio.AbstractEventLoop | None
 
-    def transport(self, channel: int) -> str:
-        """What moves a channel's frames, in words."""
+    def transport(self, channel: int) -> Transport:
+        """What moves a channel's frames."""
         spec = self.specs.get(channel)
-        return "hand-over" if spec is None else f"shared memory, {spec.slots} slots"
+        return HAND_OVER if spec is None else ring_transport(spec.slots, spec.keep)
 
     def end_loops(self) -> None:
         """Ask every loop to end after its present method."""

@@ -14,7 +14,7 @@ from async_adag.driver.results import FutureList, GraphRef, RefList
 from async_adag.driver.stream import stream
 from async_adag.errors import CapacityExceeded, ExecutionTimeout
 from async_adag.observe.stats import Stats
-from async_adag.observe.text import draw_text
+from async_adag.observe.visualize import Format, draw
 from async_adag.options import check_timeout
 from async_adag.protocol.lifecycle import State
 
@@ -195,9 +195,19 @@ class CompiledGraph(GraphCalls):
         """What the graph has done so far and is doing now: a frozen snapshot."""
         return self._engine.snapshot()
 
-    def visualize(self) -> str:
-        """The graph as text, in the order of flow: the same each time."""
-        return draw_text(self._engine.plan, self._engine.deployment.transport)
+    def visualize(self, format: Format = "text") -> str:  # noqa: A002 - the word that callers expect
+        """A picture of the graph: actors, methods, channels with their transports and sizes. The same each time.
+
+        Args:
+            format: "text", in the order of flow; "dot" for Graphviz; "svg" to be shown as it is.
+
+        Raises:
+            ValueError: another format; lists those there are.
+        """
+        return draw(self._engine.plan, self._engine.deployment.transport, format)
+
+    def _repr_svg_(self) -> str:
+        return self.visualize("svg")  # what notebooks show
 
     def teardown(self) -> None:
         """Abandon what is in flight, after taking in what has arrived, and free the actors. Idempotent.

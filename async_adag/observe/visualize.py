@@ -1,0 +1,32 @@
+"""The pictures that can be had of a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from async_adag.graph.plan import Plan
+from async_adag.observe.dot import draw_dot
+from async_adag.observe.picture import Picture, Transport, make_picture
+from async_adag.observe.svg import draw_svg
+from async_adag.observe.text import draw_text
+
+Format = Literal["text", "dot", "svg"]
+
+_DRAWINGS: dict[str, Callable[[Picture], str]] = {"text": draw_text, "dot": draw_dot, "svg": draw_svg}
+
+
+def draw(plan: Plan, transport: Callable[[int], Transport], form: str) -> str:
+    """Draw a plan.
+
+    Args:
+        plan: the plan.
+        transport: what moves the frames of a channel.
+        form: "text", "dot" or "svg".
+
+    Raises:
+        ValueError: another form; lists those there are.
+    """
+    if form not in _DRAWINGS:
+        raise ValueError(f"format must be one of {', '.join(map(repr, _DRAWINGS))}, not {form!r}")
+    return _DRAWINGS[form](make_picture(plan, transport))
