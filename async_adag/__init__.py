@@ -8,9 +8,11 @@
 
 The house, from the roof down; imports point down only:
 
+    adapter.py    Ray's own experimental_compile() and what it gives, mapped on this backend
     driver/       in the caller's process: compile, deploy, the compiled graph, futures and refs, supervision
     observe/      stats and pictures: reads the others' records, steers nothing
     actor/        in each actor: the loop that reads, computes and writes
+    collectives/  allreduce, allgather, reducescatter: what is bound, and what a rank computes
     channels/     how bytes move: ring in a memory file, hand-over, codec, rendezvous, parking
     graph/        what to run: reads a Ray DAG, plans it into frozen dataclasses
     protocol/     the rules, sans-io: frames, ring cursors, ledger, life of a graph
@@ -18,6 +20,7 @@ The house, from the roof down; imports point down only:
 """
 
 from async_adag._version import __version__
+from async_adag.adapter import experimental_compile
 from async_adag.driver.compile import compile, compile_async
 from async_adag.driver.graph import CompiledGraph
 from async_adag.driver.results import FutureList, GraphRef, RefList
@@ -53,4 +56,5 @@ __all__ = [
     "__version__",
     "compile",
     "compile_async",
+    "experimental_compile",
 ]

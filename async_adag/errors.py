@@ -69,10 +69,10 @@ class ExecutionTimeout(AdagError, RayChannelTimeoutError):
     """
 
 
-class GraphClosed(AdagError, RuntimeError):
+class GraphClosed(AdagError, RayChannelError, RuntimeError):
     """The graph was torn down by its owner, and this call came after, or its result had not arrived.
 
-    Compare `GraphBroken`, where nobody asked for the end.
+    Compare `GraphBroken`, where nobody asked for the end; Ray raises a ``RayChannelError`` for both.
     """
 
 

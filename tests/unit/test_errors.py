@@ -38,6 +38,7 @@ BASES = [
     (ExecutionTimeout, TimeoutError),
     (ExecutionTimeout, RayChannelTimeoutError),
     (GraphClosed, RuntimeError),
+    (GraphClosed, RayChannelError),
     (GraphBroken, RayChannelError),
     (ActorDied, GraphBroken),
     (ActorDied, ActorDiedError),
