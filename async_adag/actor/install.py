@@ -6,7 +6,6 @@ import asyncio
 import os
 import pickle
 import socket
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from async_adag.actor.async_loop import AsyncLoop
 from async_adag.actor.control import Control
 from async_adag.actor.loop import ThreadLoop
 from async_adag.actor.ray_runtime import actor_event_loop, end_actor
+from async_adag.actor.turn import Turn
 from async_adag.actor.wiring import Endpoints, Wiring, connect_ends
 from async_adag.channels.processes import peer_pidfd
 from async_adag.channels.rendezvous import (
@@ -32,7 +32,7 @@ READY = "ready"
 GOODBYE = "goodbye"
 
 # A process holds one actor, whose methods take turns, whatever graph calls them.
-_turn = threading.Lock()
+_turn = Turn()
 
 
 @dataclass(frozen=True, slots=True)

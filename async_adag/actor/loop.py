@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 import traceback
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 from async_adag.actor.calls import Call, calls_of, first_registers, unpack
 from async_adag.actor.control import Control, LoopState
+from async_adag.actor.turn import Turn
 from async_adag.actor.wiring import Endpoints
 from async_adag.channels.codec import Encoded
 from async_adag.channels.interface import STOP, Failure, Writer
@@ -26,10 +26,12 @@ class _Exit(Exception):
     """A method has raised SystemExit."""
 
 
-_NO_TURN = nullcontext()  # a collective operation may wait for actors that wait for this one in another graph
-
 LONG_NS = 1_000_000
 BRIEF_NS = 20_000  # about what it takes to wake another CPU
+
+
+def _never() -> bool:
+    return False
 
 
 class ThreadLoop:
@@ -42,7 +44,7 @@ class ThreadLoop:
         control: its control page.
         sentinels: descriptors that become readable when the driver is gone.
         spin_ns: how long a wait spins before it parks.
-        turn: held while a method runs, so that methods of this actor never overlap across graphs.
+        turn: so that methods of this actor never overlap across graphs.
         end_actor: what a ``SystemExit`` in a method calls.
         on_end: called last, with what broke the loop, or "".
     """
@@ -55,7 +57,7 @@ class ThreadLoop:
         control: Control,
         sentinels: list[int],
         spin_ns: int,
-        turn: threading.Lock,
+        turn: Turn,
         end_actor: Callable[[], None],
         on_end: Callable[[str], None],
     ) -> None:
@@ -66,6 +68,7 @@ class ThreadLoop:
         self._control = control
         self._parking = Parking(ends.doorbell, sentinels, spin_ns)
         self._turn = turn
+        self._place = turn.join()
         self._end_actor = end_actor
         self._on_end = on_end
         self._thread = threading.Thread(target=self._run, name=f"async_adag {plan.name}", daemon=True)
@@ -91,6 +94,7 @@ class ThreadLoop:
             broken = str(error)
         except BaseException:
             broken = f"a fault in the loop: {traceback.format_exc()}"
+        self._turn.leave(self._place)
         self._control.set_state(LoopState.ENDED)
         self._calls.clear()
         self._first.clear()
@@ -132,8 +136,12 @@ class ThreadLoop:
         if type(arguments) is Failure:
             return arguments
         args, kwargs = arguments  # type: ignore[misc]
-        control = self._control
-        with self._turn if call.is_method else _NO_TURN:
+        if not call.is_method:
+            return self._collective(call, seq, args)
+        control, turn = self._control, self._turn
+        with turn.lock:
+            if turn.crowded:
+                turn.has_begun()
             began = control.enter(call.number, seq)
             try:
                 result = call.method(*args, **kwargs)
@@ -142,10 +150,24 @@ class ThreadLoop:
             except BaseException as error:
                 result = call.failure(error)
             took = call.took = control.leave(call.number, began)
+        if turn.crowded:
+            self._place.has_computed(began + took)
         if took > LONG_NS:
             # The driver may have died meanwhile; executions that still lie in the ring are not to begin.
             self._parking.check()
         return result
+
+    def _collective(self, call: Call, seq: int, args: list[Any]) -> Any:
+        # Without a turn: it may wait for actors that wait for this one in another graph.
+        self._place.waiting_for = _never
+        began = self._control.enter(call.number, seq)
+        try:
+            return call.method(*args)
+        except BaseException as error:
+            return call.failure(error)
+        finally:
+            call.took = self._control.leave(call.number, began)
+            self._place.waiting_for = None
 
     def _write(self, call: Call, writer: Writer, encoded: Encoded) -> None:
         while not writer.may_write():
@@ -165,6 +187,10 @@ class ThreadLoop:
         control.record_bytes(sum([writer.bytes for writer in self._writers]))
         if control.should_end():
             raise _Ended
-        parking.wait(ready, arm)
+        self._place.waiting_for = ready
+        try:
+            parking.wait(ready, arm)
+        finally:
+            self._place.waiting_for = None
         if control.should_end():
             raise _Ended

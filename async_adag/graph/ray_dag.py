@@ -52,6 +52,10 @@ def read_dag(root: object) -> RayGraph:
         raise GraphError(f"compile() takes a Ray DAG, such as actor.method.bind(input); got {type(root).__name__}")
     if isinstance(root, InputNode | InputAttributeNode):
         raise GraphError("the DAG is its input alone: bind an actor's method to it")
+    multi = isinstance(root, MultiOutputNode)
+    ends = root.get_args() if multi else (root,)
+    if multi and any(isinstance(end, MultiOutputNode) for end in ends):
+        raise GraphError("a MultiOutputNode can only be the end of a DAG: name its nodes one by one")
     nodes = _component(root)
     unordered = [node for node in nodes if _is_call(node)]
     operations = _Operations(unordered)
@@ -64,14 +68,13 @@ def read_dag(root: object) -> RayGraph:
         _node(number, call, actors[_handle(call)._actor_id.hex()].number, reader, operations)
         for number, call in enumerate(calls)
     ]
-    multi = isinstance(root, MultiOutputNode)
-    outputs = tuple(reader.output(end) for end in (root.get_args() if multi else (root,)))
+    outputs = tuple(reader.output(end) for end in ends)
     if not outputs:
         raise GraphError("MultiOutputNode([]) gives nothing: name at least one output")
     read = {source for spec in specs for source in spec.sources() if isinstance(source, FromInput)}
     signature = _signature(nodes, read | {output for output in outputs if isinstance(output, FromInput)})
-    complete, ends = announce(specs, [operations.announced(call) for call in calls], outputs)
-    return RayGraph(Graph(tuple(actors.values()), complete, signature, ends, multi), handles)
+    complete, outputs = announce(specs, [operations.announced(call) for call in calls], outputs)
+    return RayGraph(Graph(tuple(actors.values()), complete, signature, outputs, multi), handles)
 
 
 def _node(number: int, call: ClassMethodNode, actor: int, reader: _Arguments, operations: _Operations) -> Node:

@@ -86,6 +86,11 @@ def nothing_but_the_input_as_output(worker):
         return MultiOutputNode([x])
 
 
+def an_end_inside(worker):
+    with InputNode() as x:
+        return MultiOutputNode([MultiOutputNode([worker.echo.bind(x)])])
+
+
 def no_outputs(worker):
     return MultiOutputNode([])
 
@@ -101,6 +106,7 @@ REFUSED = {
     a_node_as_a_key: "inside an object",
     whole_and_by_part: "whole and by part",
     nothing_but_the_input_as_output: "no actor method",
+    an_end_inside: "can only be the end",
     no_outputs: "no actor method",
 }
 

@@ -30,6 +30,19 @@ async def test_methods_within_a_graph_never_overlap(workers):
     assert await workers[0].take_overlaps.remote() == 0
 
 
+async def test_graphs_on_one_actor_take_turns(worker):
+    """Both have work all the time: neither is done long before the other."""
+    with InputNode() as x:
+        dag = worker.note.bind(x)
+    await worker.take_notes.remote()
+    async with async_adag.compile(dag) as one, async_adag.compile(dag) as two:
+        await asyncio.gather(*(graph(name) for _ in range(1000) for graph, name in ((one, "one"), (two, "two"))))
+    notes = await worker.take_notes.remote()
+    first_done = min(max(at for at, note in enumerate(notes) if note == name) for name in ("one", "two"))
+    assert len(notes) == 2000
+    assert first_done > 1500, "the other had done less than half of its work"
+
+
 async def test_a_method_of_one_graph_waits_for_that_of_another(worker, make_gate):
     first, second = make_gate(), make_gate()
     with InputNode() as x:
