@@ -63,6 +63,16 @@ async def test_a_graph_of_several_arguments(three, args, kwargs):
     assert await three(1, 2, 3, key=4) == (1, 3, 4)
 
 
+async def test_a_part_that_no_node_reads_is_an_argument_all_the_same(worker):
+    with InputNode() as x:
+        dag = worker.echo.bind(x[0])
+        assert x[1] is not None
+    async with async_adag.compile(dag) as compiled:
+        assert await compiled("read", "unread") == "read"
+        with pytest.raises(TypeError, match="2 positional arguments"):
+            await compiled("read")
+
+
 class Breaks:
     def __reduce__(self):
         raise LookupError("it will not be pickled")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 
 import anyio
 import pytest
@@ -178,6 +179,26 @@ async def test_a_task_group_that_fails_cancels_its_other_executions(holding, cal
     assert await holding(1) == 1
 
 
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
+async def test_eager_tasks(holding, gate):
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(asyncio.eager_task_factory)
+    try:
+        before = holding.stats().executions
+        task = asyncio.create_task(holding(gate.path))
+        assert holding.stats().executions == before + 1, "it did not begin at once"
+        tasks = [asyncio.create_task(holding(n)) for n in range(20)]
+        gate.open("eager")
+        assert await task == "eager"
+        assert await asyncio.gather(*tasks) == list(range(20))
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(holding(n)) for n in range(60)]  # more than fit
+        assert [task.result() for task in tasks] == list(range(60))
+        assert [result async for result in holding.map(range(60))] == list(range(60))
+    finally:
+        loop.set_task_factory(None)
+
+
 async def test_anyio_task_group(holding):
     results = []
 
@@ -210,6 +231,19 @@ async def test_an_anyio_scope_that_is_cancelled_leaves_the_graph_alone(holding, 
         group.cancel_scope.cancel()
     for gate in gates:
         gate.open()
+    assert await holding(4) == 4
+
+
+async def test_an_anyio_scope_ends_a_map(holding, gate):
+    results = []
+    with anyio.move_on_after(50) as scope:
+        async for result in holding.map([1, 2, gate.path, 3]):
+            results.append(result)
+            if len(results) == 2:
+                scope.cancel()
+    assert scope.cancelled_caught
+    assert results == [1, 2]
+    gate.open()
     assert await holding(4) == 4
 
 

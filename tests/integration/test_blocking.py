@@ -217,6 +217,17 @@ def test_a_ref_belongs_to_this_process(compiled):
     assert "GraphRef" in repr(ref)
 
 
+def test_a_ref_is_no_object_of_ray(compiled, worker):
+    ref = compiled.execute(1)
+    with pytest.raises(TypeError, match="GraphRef"):
+        ray.wait([ref])
+    with pytest.raises(TypeError, match="cannot be used as Ray task/actor argument"):
+        worker.echo.remote(ref)
+    with pytest.raises(ValueError, match="CompiledDAGRef"):
+        ray.get([ref, ray.put(2)])
+    assert ref.get() == 1
+
+
 def test_refs_are_got_between_runs_of_the_loop(compiled):
     futures = []
 

@@ -100,6 +100,42 @@ async def test_of_some_outputs_and_not_of_others(workers):
         assert compiled.stats().in_flight == 0
 
 
+async def test_of_anything_at_random_in_ten_thousand_executions(workers):
+    """Admissions, calls, and one output of several; every other result is right."""
+    with InputNode() as x:
+        dag = MultiOutputNode([workers[0].add.bind(x, 1), workers[1].add.bind(x, 2)])
+    chance = random.Random(5)
+    cancelled = []
+
+    async def call(number):
+        assert await compiled(number) == [number + 1, number + 2]
+
+    async def submit(number):
+        futures = await compiled.execute_async(number)
+        victim = chance.choice([0, 1, None])
+        if victim is not None:
+            cancelled.append(futures[victim].cancel())
+        for place, future in enumerate(futures):
+            if place != victim:
+                assert await future == number + 1 + place
+
+    async with async_adag.compile(dag, max_inflight=8) as compiled:
+        number = 0
+        while compiled.stats().executions < 10_000:
+            tasks = []
+            for _ in range(250):
+                tasks.append(asyncio.ensure_future(chance.choice([call, submit])(number)))
+                number += 1
+            victims = chance.sample(tasks, 50)
+            await asyncio.gather(*(after(chance.randrange(40), victim) for victim in victims))
+            for task, result in zip(tasks, await asyncio.gather(*tasks, return_exceptions=True), strict=True):
+                assert result is None or (task in victims and isinstance(result, asyncio.CancelledError))
+                cancelled.append(result is not None)
+        assert sum(cancelled) > 3000
+        assert await compiled(0) == [1, 2]
+        assert (compiled.stats().in_flight, compiled.stats().waiting) == (0, 0)
+
+
 async def test_it_is_never_swallowed(chain, workers, gate):
     """A task that is cancelled at every point of a call ends as cancelled."""
     with InputNode() as x:

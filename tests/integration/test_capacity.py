@@ -81,6 +81,26 @@ async def test_nobody_slips_in_between_a_grant_and_its_waiter(workers, gate):
     assert await workers[1].take_notes.remote() == ["0", 1, 2]
 
 
+async def test_tasks_that_keep_calling_take_turns(workers, gate):
+    """Whoever calls again goes to the end of the line, also when it was admitted at once the last time."""
+    with InputNode() as x:
+        dag = workers[1].note.bind(workers[0].hold_or_echo.bind(x))
+    await workers[1].take_notes.remote()
+
+    async def keep_calling(name):
+        for number in range(30):
+            assert await compiled((name, number)) == (name, number)
+
+    async with async_adag.compile(dag, max_inflight=1) as compiled:
+        held = await compiled.execute_async(gate.path)
+        tasks = start(keep_calling(name) for name in range(6))
+        await turns()
+        gate.open("gate")
+        await asyncio.gather(held, *tasks)
+    notes = await workers[1].take_notes.remote()
+    assert notes[1:] == [(name, number) for number in range(30) for name in range(6)]
+
+
 async def test_cancelling_a_waiter_keeps_the_order(workers, gate):
     with InputNode() as x:
         dag = workers[1].note.bind(workers[0].hold_or_echo.bind(x))

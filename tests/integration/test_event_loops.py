@@ -45,6 +45,28 @@ def test_loops_with_blocking_calls_in_between(compiled):
         assert run(several(compiled), factory) == list(range(10))
 
 
+def test_loops_come_and_go_while_threads_get(compiled):
+    """Threads are served by whoever is there: the loop of the moment, or they themselves between two loops."""
+    got = [0, 0, 0]
+    over = threading.Event()
+
+    def keep_getting(thread):
+        while not over.is_set():
+            value = (thread, got[thread])
+            assert compiled.execute(value).get() == value
+            got[thread] += 1
+
+    threads = [in_thread(keep_getting, thread) for thread in range(len(got))]
+    try:
+        while min(got) < 100 and not any(thread.done() for thread in threads):
+            for factory in FACTORIES:
+                assert run(several(compiled), factory) == list(range(10))
+    finally:
+        over.set()
+    for thread in threads:
+        thread.result()
+
+
 @pytest.mark.parametrize("factory", FACTORIES)
 def test_a_loop_that_is_closed_with_executions_in_flight(compiled, gate, factory):
     async def leave():
@@ -166,3 +188,32 @@ def test_teardown_from_another_thread(workers, gate, factory):
         gate.open()
 
     run(main(), factory)
+
+
+@pytest.mark.parametrize("factory", FACTORIES)
+def test_in_the_debug_mode_of_asyncio(workers, make_gate, factory, caplog):
+    """It says nothing, whatever is done: called, cancelled, dropped, iterated, closed."""
+    with InputNode() as x:
+        dag = workers[1].hold_or_echo.bind(x)
+    gates = [make_gate() for _ in range(2)]
+
+    async def main():
+        asyncio.get_running_loop().slow_callback_duration = 60
+        async with await async_adag.compile_async(dag, max_inflight=2) as compiled:
+            held = await compiled.execute_async(gates[0].path)
+            waiting = asyncio.ensure_future(compiled(1))
+            full = asyncio.ensure_future(compiled(2))
+            await asyncio.sleep(0)
+            full.cancel()
+            gates[0].open("held")
+            assert await asyncio.gather(held, waiting) == ["held", 1]
+            (await compiled.execute_async(gates[1].path)).cancel()
+            gates[1].open()
+            await compiled.execute_async(3)
+            assert [result async for result in compiled.map(range(5))] == list(range(5))
+            assert await compiled.options(timeout=50)(6) == 6
+
+    with asyncio.Runner(debug=True, loop_factory=factory) as runner:
+        runner.run(main())
+    gc.collect()
+    assert caplog.records == []

@@ -249,6 +249,43 @@ def test_a_graph_that_is_dropped_frees_its_actors(workers):
         pytest.fail(f"still running: {threads}")
 
 
+@pytest.mark.parametrize("held", [True, False])
+async def test_a_graph_that_is_dropped_with_executions_in_flight_frees_its_actors(workers, gate, held):
+    """It lives until they have arrived, whether or not somebody still holds their futures."""
+    with InputNode() as x:
+        dag = workers[2].hold.bind(x)
+    future = await async_adag.compile(dag).execute_async(gate.path)
+    gate.entered()
+    gc.collect()
+    assert any("async_adag" in name for name in await workers[2].threads.remote())
+    if held:
+        gate.open("late")
+        assert await future == "late"
+    else:
+        del future
+        gc.collect()
+        gate.open()
+    for _ in range(200):
+        if not any("async_adag" in name for name in await workers[2].threads.remote()):
+            break
+    else:
+        pytest.fail("its loop is still running")
+
+
+def test_a_graph_that_is_dropped_with_refs_in_flight_frees_its_actors(workers, gate):
+    """Nobody can get them any more: they are abandoned."""
+    with InputNode() as x:
+        dag = workers[2].hold_or_echo.bind(x)
+    refs = [async_adag.compile(dag).execute(gate.path)]
+    gate.entered()
+    gc.collect()
+    refs.clear()
+    gc.collect()
+    gate.open()
+    with async_adag.compile(dag) as again:
+        assert again.execute(2).get() == 2
+
+
 def test_a_ref_keeps_a_dropped_graph_until_it_is_got(dag):
     ref = async_adag.compile(dag).execute(1)
     gc.collect()
