@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -129,6 +130,8 @@ class ThreadLoop:
             call.store(registers, self._compute(call, seq, registers))
             for _, writer, sources in call.writes:
                 self._write(call, writer, call.encode(writer, registers, sources))
+            if self._turn.crowded:
+                self._place.has_run(time.monotonic_ns())
         return True
 
     def _compute(self, call: Call, seq: int, registers: list[Any]) -> Any:
@@ -150,8 +153,6 @@ class ThreadLoop:
             except BaseException as error:
                 result = call.failure(error)
             took = call.took = control.leave(call.number, began)
-        if turn.crowded:
-            self._place.has_computed(began + took)
         if took > LONG_NS:
             # The driver may have died meanwhile; executions that still lie in the ring are not to begin.
             self._parking.check()

@@ -76,8 +76,8 @@ class Place:
         waiting_for = self.waiting_for
         return waiting_for is None or waiting_for()
 
-    def has_computed(self, now: int) -> None:
-        """The loop has had a turn, which is over; ``now`` is the time, in nanoseconds."""
+    def has_run(self, now: int) -> None:
+        """The loop has done a node; ``now`` is the time, in nanoseconds."""
         if now - self._since >= QUANTUM_NS:
             self._since = now
             if self._turn.wanted_beside(self):

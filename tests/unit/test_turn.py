@@ -1,4 +1,4 @@
-"""Who has computed for a while gives way to who wants a turn, and to nobody else."""
+"""Who has run for a while gives way to who wants a turn, and to nobody else."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_loop_gives_way_until_another_has_taken_its_turn():
     one, other = turn.join(), turn.join()
 
     def compute():
-        one.has_computed(QUANTUM_NS)
+        one.has_run(QUANTUM_NS)
         order.append("back")
 
     thread = threading.Thread(target=compute, daemon=True)
@@ -51,7 +51,7 @@ def test_once_in_a_quantum(monkeypatch):
     other.waiting_for = ready
     monkeypatch.setattr(Turn, "give_way", lambda turn: gave_way.append(now))
     for now in range(0, 4 * QUANTUM_NS, QUANTUM_NS // 10):
-        one.has_computed(now)
+        one.has_run(now)
     assert gave_way == [QUANTUM_NS, 2 * QUANTUM_NS, 3 * QUANTUM_NS]
 
 
@@ -59,7 +59,7 @@ def test_not_to_a_loop_that_waits():
     turn = Turn()
     one, other = turn.join(), turn.join()
     other.waiting_for = not_ready
-    one.has_computed(5 * QUANTUM_NS)
+    one.has_run(5 * QUANTUM_NS)
 
 
 def test_not_when_it_is_alone():
@@ -68,4 +68,4 @@ def test_not_when_it_is_alone():
     assert turn.crowded
     turn.leave(other)
     assert not turn.crowded
-    one.has_computed(5 * QUANTUM_NS)
+    one.has_run(5 * QUANTUM_NS)
