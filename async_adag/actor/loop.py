@@ -10,7 +10,7 @@ from typing import Any
 
 from async_adag.actor.calls import Call, calls_of, first_registers, unpack
 from async_adag.actor.control import Control, LoopState
-from async_adag.actor.turn import Turn
+from async_adag.actor.turn import Turn, never
 from async_adag.actor.wiring import Endpoints
 from async_adag.channels.codec import Encoded
 from async_adag.channels.interface import STOP, Failure, Writer
@@ -29,10 +29,6 @@ class _Exit(Exception):
 
 LONG_NS = 1_000_000
 BRIEF_NS = 20_000  # about what it takes to wake another CPU
-
-
-def _never() -> bool:
-    return False
 
 
 class ThreadLoop:
@@ -160,7 +156,7 @@ class ThreadLoop:
 
     def _collective(self, call: Call, seq: int, args: list[Any]) -> Any:
         # Without a turn: it may wait for actors that wait for this one in another graph.
-        self._place.waiting_for = _never
+        self._place.waiting_for = never
         began = self._control.enter(call.number, seq)
         try:
             return call.method(*args)

@@ -14,6 +14,11 @@ QUANTUM_NS = 1_000_000  # how long a loop may run before it gives way
 PATIENCE = 0.005  # seconds that it then waits for another to take a turn, at most
 
 
+def never() -> bool:
+    """What a loop waits for that nobody can see the end of."""
+    return False
+
+
 class Turn:
     """What the loops of one actor share.
 
@@ -81,4 +86,6 @@ class Place:
         if now - self._since >= QUANTUM_NS:
             self._since = now
             if self._turn.wanted_beside(self):
+                self.waiting_for = never  # of two, only one gives way
                 self._turn.give_way()
+                self.waiting_for = None

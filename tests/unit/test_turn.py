@@ -55,6 +55,20 @@ def test_once_in_a_quantum(monkeypatch):
     assert gave_way == [QUANTUM_NS, 2 * QUANTUM_NS, 3 * QUANTUM_NS]
 
 
+def test_of_two_only_one_gives_way():
+    turn = Turn()
+    one, other = turn.join(), turn.join()
+    asked = []
+
+    def give_way():
+        asked.append("one")
+        other.has_run(QUANTUM_NS)  # would wait for one, which waits for it
+
+    turn.give_way = give_way
+    one.has_run(QUANTUM_NS)
+    assert asked == ["one"]
+
+
 def test_not_to_a_loop_that_waits():
     turn = Turn()
     one, other = turn.join(), turn.join()
