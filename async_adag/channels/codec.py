@@ -14,17 +14,18 @@ import pickle
 import struct
 from collections.abc import Callable
 from pickle import PickleBuffer
-from typing import Any
+from typing import Any, NamedTuple
 
 from ray.cloudpickle import CloudPickler
 
+from async_adag.channels.ray_objects import reducers
 from async_adag.protocol.frame import Kind
 
 _INT = struct.Struct("=q")
 _FLOAT = struct.Struct("=d")
 _INT_LOW, _INT_HIGH = -(1 << 63), 1 << 63
 
-_NONE, _INTEGER, _REAL, _BYTES, _STR, _PICKLE, _FAILURE, _STOP = (
+_NONE, _INTEGER, _REAL, _BYTES, _STR, _PICKLE, _FAILURE, _STOP, _REFS = (
     int(kind)
     for kind in (
         Kind.NONE,
@@ -35,6 +36,7 @@ _NONE, _INTEGER, _REAL, _BYTES, _STR, _PICKLE, _FAILURE, _STOP = (
         Kind.PICKLE,
         Kind.ERROR,
         Kind.STOP,
+        Kind.REFS,
     )
 )
 
@@ -56,8 +58,16 @@ class Failure:
 
 STOP = Stop()
 
+
+class Referring(NamedTuple):
+    """In place of a body: a pickle, and the ObjectRefs in it, which are to be held while readers use them."""
+
+    body: bytes
+    refs: list[Any]
+
+
 Encoded = tuple[int, Any, list[memoryview]]
-"""A kind, the body (bytes-like, or the value itself on a hand-over), and the out-of-band buffers."""
+"""A kind, the body (bytes-like; `Referring`; or the value itself on a hand-over), and the out-of-band buffers."""
 
 _NO_BUFFERS: list[memoryview] = []
 
@@ -65,12 +75,13 @@ _NO_BUFFERS: list[memoryview] = []
 class Encoder:
     """Turns values into bodies and buffers. One per writer: it reuses its pickler."""
 
-    __slots__ = ("_buffers", "_busy", "_file", "_pickler")
+    __slots__ = ("_buffers", "_busy", "_file", "_pickler", "_refs")
 
     def __init__(self) -> None:
         self._file = io.BytesIO()
         self._buffers: list[PickleBuffer] = []
-        self._pickler = CloudPickler(self._file, 5, self._buffers.append)
+        self._refs: list[Any] = []
+        self._pickler = _Pickler(self._file, self._buffers, self._refs)
         self._busy = False
 
     def encode(self, value: Any) -> Encoded:
@@ -107,13 +118,22 @@ class Encoder:
             self._pickler.dump(value)
             body = self._file.getvalue()
             buffers = [_flat(buffer) for buffer in self._buffers] if self._buffers else _NO_BUFFERS
+            if self._refs:
+                return _REFS, Referring(body, self._refs.copy()), buffers
         finally:
             self._pickler.clear_memo()
             self._file.seek(0)
             self._file.truncate()
             self._buffers.clear()
+            self._refs.clear()
             self._busy = False
         return _PICKLE, body, buffers
+
+
+class _Pickler(CloudPickler):  # type: ignore[misc]
+    def __init__(self, file: io.BytesIO, buffers: list[PickleBuffer], refs: list[Any]) -> None:
+        self.dispatch_table = reducers(refs)  # before the pickler is made, which looks for it then
+        super().__init__(file, 5, buffers.append)
 
 
 def _flat(buffer: PickleBuffer) -> memoryview:

@@ -16,14 +16,17 @@ from typing import Any
 from async_adag.channels.blocks import IDLE_USES, SMALLEST, Block, BlockPool
 from async_adag.channels.codec import DECODERS, Encoded, Encoder
 from async_adag.channels.doorbell import Doorbell
+from async_adag.channels.holds import Holds, RefLeases
 from async_adag.channels.memory import PAGE, Mapping, create_file
 from async_adag.channels.processor import current_cpu, make_fence
+from async_adag.channels.ray_objects import load
 from async_adag.protocol.frame import (
     BLOCK,
     HEADER_SIZE,
     INLINE,
     FrameError,
     Header,
+    Kind,
     layout,
     pack_bare,
     pack_header,
@@ -38,7 +41,9 @@ INLINE_CAPACITY = SLOT - HEADER_SIZE
 LEASES = 64  # blocks that one reader may hold through its values; beyond them it copies
 _LEASES_SLACK = 8  # a lease is uncounted an instant before its block is free
 LEASE_FROM = 32 * 1024  # bytes; copying less is cheaper than a lease
+HOLDS = 256  # frames whose ObjectRefs readers may use at once; those of further frames are pinned
 
+_REFS = int(Kind.REFS)
 _NO_BUFFERS: list[memoryview] = []
 
 
@@ -58,7 +63,7 @@ class RingSpec:
 
     def layout(self) -> RingLayout:
         """Where the shared words lie."""
-        return RingLayout(self.slots, self.readers, self.slots + (LEASES + _LEASES_SLACK) * self.readers)
+        return RingLayout(self.slots, self.readers, self.slots + (LEASES + _LEASES_SLACK) * self.readers, HOLDS)
 
     def slots_begin(self) -> int:
         """Where the slots begin, in bytes."""
@@ -98,8 +103,10 @@ class RingWriter:
         self._slots = spec.slots
         self._slots_begin = spec.slots_begin()
         self._doorbells = doorbells
-        self.encode = Encoder().encode
-        self._staged: Block | None = None
+        self._encoder = Encoder()
+        self.encode = self._encoder.encode
+        self._holds = Holds(words, layout)
+        self._staged: tuple[Block | None, int | None] | None = None  # the block and the hold
         self._staged_bytes = 0
         self.bytes = 0
 
@@ -112,13 +119,17 @@ class RingWriter:
         self._staged_bytes = 0
         if seq % IDLE_USES == 0:
             self._pool.trim(seq)
-        if not buffers and size <= INLINE_CAPACITY:
+        if not buffers and size <= INLINE_CAPACITY and kind != _REFS:
             begin = at + HEADER_SIZE
             self._memory[begin : begin + size] = body
             pack_bare(self._memory, at, kind, seq, size)
             self.bytes += size
             self._staged_bytes = size
             return
+        refs = None
+        if kind == _REFS:
+            body, refs = body
+            size = len(body)
         sizes = [buffer.nbytes for buffer in buffers]
         starts, length = layout(size, sizes)
         block = self._pool.take(length, seq) if length > INLINE_CAPACITY else None
@@ -133,19 +144,35 @@ class RingWriter:
         for start, buffer in zip(starts, buffers, strict=True):
             memory[base + start : base + start + buffer.nbytes] = buffer
         place, number, offset, generation = where
-        header = Header(kind, place, len(sizes), seq, size, length, number, offset, generation)
+        hold = held = 0
+        if refs is not None:
+            hold, held = self._holds.take(refs)
+            self.encode = self._encode_and_sweep
+        header = Header(kind, place, len(sizes), seq, size, length, number, offset, generation, hold, held)
         pack_header(self._memory, at, header)
-        self._staged = block
+        self._staged = block, hold if held else None
         self.bytes += length
         self._staged_bytes = length
 
+    def _encode_and_sweep(self, value: Any) -> Encoded:
+        """`encode`, for as long as refs are held."""
+        self._holds.sweep()
+        if not self._holds.refs:
+            self.encode = self._encoder.encode
+        return self._encoder.encode(value)
+
     def unstage(self) -> None:
         """See `interface.Writer`."""
-        block, self._staged = self._staged, None
+        staged, self._staged = self._staged, None
         self.bytes -= self._staged_bytes
         self._staged_bytes = 0
+        if staged is None:
+            return
+        block, hold = staged
         if block is not None:
             self._pool.untake(block)
+        if hold is not None:
+            self._holds.untake(hold)
 
     def call_up(self) -> None:
         """See `interface.Writer`."""
@@ -167,8 +194,10 @@ class RingWriter:
         """See `interface.Writer`."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
+            self._holds.close()
             os.close(fd)
-        for name in ("_memory", "_cursor", "may_write", "arm", "_pool", "_staged"):
+        self.encode = self._encoder.encode
+        for name in ("_memory", "_cursor", "may_write", "arm", "_pool", "_holds", "_staged"):
             self.__dict__.pop(name, None)
 
 
@@ -189,11 +218,12 @@ class RingReader:
         self.arm = self._cursor.arm
         self._slots = spec.slots
         self._slots_begin = spec.slots_begin()
-        self._blocks = layout.blocks
+        self._layout = layout
         self._blocks_begin = spec.size()
         self._returned = layout.returned[reader]
         self._mapped: dict[int, tuple[int, Mapping]] = {}  # block: (offset, mapping)
         self._leases = _Leases(self._words)
+        self._ref_leases = RefLeases(self._words, layout.released[reader])
         self._doorbell = doorbell
         self.bytes = 0
 
@@ -202,7 +232,7 @@ class RingReader:
         seq = self._cursor.tail
         at = self._slots_begin + seq % self._slots * SLOT
         bare = unpack_bare(self._memory, at, seq, INLINE_CAPACITY)
-        header = None if bare is not None else self._header(at)
+        header = None if bare is not None else self._header(at, seq)
         try:
             begin = at + HEADER_SIZE
             if bare is not None:
@@ -222,9 +252,10 @@ class RingReader:
         seq = self._cursor.tail
         at = self._slots_begin + seq % self._slots * SLOT
         if unpack_bare(self._memory, at, seq, INLINE_CAPACITY) is None:
-            header = self._header(at)
+            header = self._header(at, seq)
             if header.place == BLOCK:
                 self._words[self._returned + header.block] = header.generation
+            self._give_back_refs(header)
         if self._cursor.take():
             self._doorbell.ring()
 
@@ -236,12 +267,14 @@ class RingReader:
         """See `interface.Reader`."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
+            self._leave_refs()
             os.close(fd)
-        for name in ("_memory", "_words", "_cursor", "may_read", "arm", "_mapped", "_leases"):
+        for name in ("_memory", "_words", "_cursor", "may_read", "arm", "_mapped", "_leases", "_ref_leases"):
             self.__dict__.pop(name, None)
 
-    def _header(self, at: int) -> Header:
-        return unpack_header(self._memory, at, self._cursor.tail, INLINE_CAPACITY, self._blocks)
+    def _header(self, at: int, seq: int) -> Header:
+        layout = self._layout
+        return unpack_header(self._memory, at, seq, INLINE_CAPACITY, layout.blocks, layout.holds)
 
     def _read_block(self, header: Header) -> Any:
         word = self._returned + header.block
@@ -249,6 +282,7 @@ class RingReader:
             mapping = self._map(header)
         except OSError:
             self._words[word] = header.generation  # the frame is consumed: its block is the writer's again
+            self._give_back_refs(header)
             raise
         if header.buffers and header.length >= LEASE_FROM and len(self._leases) < LEASES:
             payload, owner = mapping.lease(0, header.length)
@@ -280,7 +314,43 @@ class RingReader:
         if buffers and not copied:
             # The slot or block is given back on return: values must not point into it.
             buffers = [memoryview(bytes(buffer)) for buffer in buffers]
+        if header.kind == _REFS:
+            return self._decode_refs(header, body, buffers)
         return DECODERS[header.kind](body, buffers)
+
+    def _decode_refs(self, header: Header, body: memoryview, buffers: list[memoryview]) -> Any:
+        leases = self._ref_leases
+        leases.look()
+        new: list[bytes] = []
+        try:
+            return load(body, buffers, new)
+        finally:
+            leases.keep(header.hold, header.held, new)
+            if leases:
+                self.arm = self._arm_with_leases
+
+    def _arm_with_leases(self) -> bool:
+        """`arm`, for as long as there are refs to be given back."""
+        self._ref_leases.look_before_sleep()
+        if not self._ref_leases:
+            self.arm = self._cursor.arm
+        return self._cursor.arm()
+
+    def _give_back_refs(self, header: Header) -> None:
+        if header.kind == _REFS:
+            self._ref_leases.give_back(header.hold, header.held)
+
+    def _leave_refs(self) -> None:
+        """Give back what is not used here, frames that nobody will read among it: the writer pins what is left."""
+        tail = self._cursor.tail
+        try:
+            for seq in range(tail, min(self._words[self._layout.head], tail + self._slots)):
+                at = self._slots_begin + seq % self._slots * SLOT
+                if unpack_bare(self._memory, at, seq, INLINE_CAPACITY) is None:
+                    self._give_back_refs(self._header(at, seq))
+        except FrameError:
+            pass  # whoever spoiled the memory has spoiled the refs
+        self._ref_leases.look(len(self._ref_leases))
 
 
 class _Leases:

@@ -19,11 +19,11 @@ import struct
 from enum import IntEnum
 from typing import NamedTuple
 
-MAGIC = 0x47444102  # "ADG" and the version of this layout in the low byte
+MAGIC = 0x47444103  # "ADG" and the version of this layout in the low byte
 ALIGNMENT = 64
 MAX_BUFFERS = 1 << 20
 
-_HEADER = struct.Struct("=IBBHQQQQQQ")
+_HEADER = struct.Struct("=IBBHQQQQQQQ")
 _BARE = struct.Struct("=IBBHQQ")  # the same, as far as a bare frame needs it
 HEADER_SIZE = 64
 assert _HEADER.size <= HEADER_SIZE
@@ -44,10 +44,12 @@ class Kind(IntEnum):
     STR = 5
     ERROR = 6
     STOP = 7
+    REFS = 8  # a pickle with ObjectRefs in it: never bare, as its header names a hold
 
 
 _KINDS = len(Kind)
-_INT, _FLOAT = int(Kind.INT), int(Kind.FLOAT)
+_INT, _FLOAT, _REFS = int(Kind.INT), int(Kind.FLOAT), int(Kind.REFS)
+_BARE_KINDS = _REFS  # the kinds below it
 
 
 class FrameError(Exception):
@@ -67,6 +69,8 @@ class Header(NamedTuple):
         block: the block's number (0 when inline).
         offset: where in the memory file the block begins (0 when inline).
         generation: how often the block has been used, which a reader gives back with it (0 when inline).
+        hold: of a frame with ObjectRefs, the number of the hold that keeps them.
+        held: how often that hold has been used, which a reader gives back with it (0 when there is none).
     """
 
     kind: int
@@ -78,13 +82,15 @@ class Header(NamedTuple):
     block: int
     offset: int
     generation: int
+    hold: int = 0
+    held: int = 0
 
 
 def pack_header(target: memoryview, at: int, header: Header) -> None:
     """Write ``header`` into ``target`` at byte ``at``; `HEADER_SIZE` bytes belong to it."""
-    kind, place, buffers, seq, body, length, block, offset, generation = header
+    kind, place, buffers, seq, body, length, block, offset, generation, hold, held = header
     _HEADER.pack_into(
-        target, at, MAGIC, kind, place, 0, seq, body, length, offset, buffers << 32 | block, generation
+        target, at, MAGIC, kind, place, hold, seq, body, length, offset, buffers << 32 | block, generation, held
     )
 
 
@@ -96,13 +102,13 @@ def pack_bare(target: memoryview, at: int, kind: int, seq: int, body: int) -> No
 def unpack_bare(source: memoryview, at: int, seq: int, inline_capacity: int) -> tuple[int, int] | None:
     """The kind and the length of a bare frame's body; None when `unpack_header` has to look."""
     magic, kind, place, _, got, body = _BARE.unpack_from(source, at)
-    known = magic == MAGIC and place == BARE and got == seq and kind < _KINDS and body <= inline_capacity
+    known = magic == MAGIC and place == BARE and got == seq and kind < _BARE_KINDS and body <= inline_capacity
     if known and (body == 8 or (kind != _INT and kind != _FLOAT)):
         return kind, body
     return None
 
 
-def unpack_header(source: memoryview, at: int, seq: int, inline_capacity: int, blocks: int) -> Header:
+def unpack_header(source: memoryview, at: int, seq: int, inline_capacity: int, blocks: int, holds: int) -> Header:
     """Read and check the header at byte ``at`` of ``source``.
 
     Args:
@@ -111,12 +117,13 @@ def unpack_header(source: memoryview, at: int, seq: int, inline_capacity: int, b
         seq: the execution whose turn it is.
         inline_capacity: bytes that a slot has behind its header.
         blocks: how many blocks the channel can have.
+        holds: how many holds.
 
     Raises:
         FrameError: says what is wrong with it. (Whether a block lies within the memory file is for whoever maps
             it to check: the file grows.)
     """
-    magic, kind, place, _, got, body, length, offset, packed, generation = _HEADER.unpack_from(source, at)
+    magic, kind, place, hold, got, body, length, offset, packed, generation, held = _HEADER.unpack_from(source, at)
     if magic != MAGIC:
         raise FrameError(f"no frame here: magic {magic:#010x}, expected {MAGIC:#010x}")
     if got != seq:
@@ -129,6 +136,8 @@ def unpack_header(source: memoryview, at: int, seq: int, inline_capacity: int, b
         raise FrameError(f"a bare body of {body} bytes is none of kind {kind}, or does not fit {inline_capacity}")
     if body != 8 and kind in (_INT, _FLOAT):
         raise FrameError(f"a number of {body} bytes")
+    if kind == _REFS and hold >= holds:
+        raise FrameError(f"refs in hold {hold} of {holds}")
     if place == INLINE:
         if length > inline_capacity:
             raise FrameError(f"{length} bytes cannot lie inline in {inline_capacity}")
@@ -136,7 +145,7 @@ def unpack_header(source: memoryview, at: int, seq: int, inline_capacity: int, b
         raise FrameError(f"payload of {length} bytes in block {block} (use {generation}) is nowhere")
     if buffers > MAX_BUFFERS or buffers * 8 + body > length:
         raise FrameError(f"{buffers} buffers and a body of {body} bytes do not fit {length} bytes")
-    return Header(kind, place, buffers, got, body, length, block, offset, generation)
+    return Header(kind, place, buffers, got, body, length, block, offset, generation, hold, held)
 
 
 def align(position: int) -> int:

@@ -43,14 +43,17 @@ class RingLayout:
     """Where the words of a ring with ``readers`` readers lie, and how many there are.
 
     ``head`` and the writer's ``parked`` word, then for each reader its ``tail`` and ``parked`` word, then for each
-    reader one word per block: the last generation of the block that this reader gave back.
+    reader one word per block: the last generation of the block that this reader gave back; the same for each hold
+    of ObjectRefs (``released``).
     """
 
     __slots__ = (
         "blocks",
         "head",
+        "holds",
         "parked",
         "readers",
+        "released",
         "returned",
         "slots",
         "tails",
@@ -58,10 +61,11 @@ class RingLayout:
         "writer_parked",
     )
 
-    def __init__(self, slots: int, readers: int, blocks: int) -> None:
+    def __init__(self, slots: int, readers: int, blocks: int, holds: int = 0) -> None:
         self.slots = slots
         self.readers = readers
         self.blocks = blocks
+        self.holds = holds
         self.head = 0
         self.writer_parked = LINE
         self.tails = [2 * LINE + 2 * LINE * reader for reader in range(readers)]
@@ -69,6 +73,9 @@ class RingLayout:
         first = 2 * LINE + 2 * LINE * readers
         stride = -(-blocks // LINE) * LINE
         self.returned = [first + stride * reader for reader in range(readers)]
+        first += stride * readers
+        stride = -(-holds // LINE) * LINE
+        self.released = [first + stride * reader for reader in range(readers)]
         self.words = first + stride * readers
 
 

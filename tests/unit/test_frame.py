@@ -29,10 +29,12 @@ from async_adag.protocol.frame import (
 
 CAPACITY = 960
 BLOCKS = 100
+HOLDS = 10
 U64 = 2**64 - 1
 
 NUMBERS = (Kind.INT, Kind.FLOAT)  # always bare, and of 8 bytes
 KINDS = st.sampled_from([int(kind) for kind in Kind if kind not in NUMBERS])
+BARE_KINDS = KINDS.filter(lambda kind: kind != Kind.REFS)
 SEQS = st.integers(0, U64)
 
 
@@ -46,7 +48,8 @@ def headers(draw):
     where = (0, 0, 0)
     if place == BLOCK:
         where = (draw(st.integers(0, BLOCKS - 1)), draw(st.integers(0, U64)), draw(st.integers(1, U64)))
-    return Header(draw(KINDS), place, buffers, draw(SEQS), body, length, *where)
+    hold = (draw(st.integers(0, HOLDS - 1)), draw(SEQS))
+    return Header(draw(KINDS), place, buffers, draw(SEQS), body, length, *where, *hold)
 
 
 @given(headers(), st.integers(0, 3))
@@ -54,7 +57,7 @@ def test_a_header_comes_back_as_it_was_packed(header, slot):
     memory = bytearray(b"\xff" * 5 * HEADER_SIZE)
     at = slot * HEADER_SIZE
     pack_header(memoryview(memory), at, header)
-    assert unpack_header(memoryview(memory), at, header.seq, CAPACITY, BLOCKS) == header
+    assert unpack_header(memoryview(memory), at, header.seq, CAPACITY, BLOCKS, HOLDS) == header
 
 
 @given(headers())
@@ -67,7 +70,8 @@ def test_a_header_stays_within_its_bytes(header):
 
 
 @given(
-    st.one_of(st.tuples(KINDS, st.integers(0, CAPACITY)), st.tuples(st.sampled_from(NUMBERS), st.just(8))), SEQS
+    st.one_of(st.tuples(BARE_KINDS, st.integers(0, CAPACITY)), st.tuples(st.sampled_from(NUMBERS), st.just(8))),
+    SEQS,
 )
 def test_a_bare_header_comes_back_as_it_was_packed(kind_and_body, seq):
     kind, body = kind_and_body
@@ -85,6 +89,7 @@ def test_a_full_header_is_not_taken_for_a_bare_one(header):
 
 GOOD_INLINE = Header(0, INLINE, 2, 7, 40, 200, 0, 0, 0)
 GOOD_BLOCK = Header(0, BLOCK, 2, 7, 40, 5000, 3, 65536, 9)
+GOOD_REFS = Header(int(Kind.REFS), INLINE, 0, 7, 40, 40, 0, 0, 0, HOLDS - 1, 5)
 
 
 @pytest.mark.parametrize(
@@ -105,6 +110,7 @@ GOOD_BLOCK = Header(0, BLOCK, 2, 7, 40, 5000, 3, 65536, 9)
         (GOOD_BLOCK, {"generation": 0}),
         (GOOD_BLOCK, {"length": U64, "buffers": MAX_BUFFERS + 1}),
         (GOOD_BLOCK, {"body": 5001}),
+        (GOOD_REFS, {"hold": HOLDS}),
     ],
     ids=lambda value: (
         ("inline" if value.place == INLINE else "block")
@@ -115,38 +121,43 @@ GOOD_BLOCK = Header(0, BLOCK, 2, 7, 40, 5000, 3, 65536, 9)
 def test_a_header_that_breaks_a_rule_is_refused(good, changes):
     memory = memoryview(bytearray(HEADER_SIZE))
     pack_header(memory, 0, good)
-    assert unpack_header(memory, 0, 7, CAPACITY, BLOCKS) == good
+    assert unpack_header(memory, 0, 7, CAPACITY, BLOCKS, HOLDS) == good
     pack_header(memory, 0, good._replace(**changes))
     with pytest.raises(FrameError):
-        unpack_header(memory, 0, 7, CAPACITY, BLOCKS)
+        unpack_header(memory, 0, 7, CAPACITY, BLOCKS, HOLDS)
 
 
 def test_a_bare_frame_that_breaks_a_rule_is_refused():
     memory = memoryview(bytearray(HEADER_SIZE))
-    for kind, seq, body in [(len(Kind), 7, 8), (int(Kind.INT), 6, 8), (int(Kind.STR), 7, CAPACITY + 1)]:
+    for kind, seq, body in [
+        (len(Kind), 7, 8),
+        (int(Kind.INT), 6, 8),
+        (int(Kind.STR), 7, CAPACITY + 1),
+        (int(Kind.REFS), 7, 8),
+    ]:
         pack_bare(memory, 0, kind, seq, body)
         assert unpack_bare(memory, 0, 7, CAPACITY) is None
         with pytest.raises(FrameError):
-            unpack_header(memory, 0, 7, CAPACITY, BLOCKS)
+            unpack_header(memory, 0, 7, CAPACITY, BLOCKS, HOLDS)
 
 
 def test_memory_that_was_never_written_is_no_frame():
     memory = memoryview(bytearray(HEADER_SIZE))
     assert unpack_bare(memory, 0, 0, CAPACITY) is None
     with pytest.raises(FrameError, match="no frame here"):
-        unpack_header(memory, 0, 0, CAPACITY, BLOCKS)
+        unpack_header(memory, 0, 0, CAPACITY, BLOCKS, HOLDS)
 
 
 def test_the_refusal_says_which_execution_was_next():
     memory = memoryview(bytearray(HEADER_SIZE))
     pack_header(memory, 0, GOOD_INLINE)
     with pytest.raises(FrameError, match="execution 7 where 8 is next"):
-        unpack_header(memory, 0, 8, CAPACITY, BLOCKS)
+        unpack_header(memory, 0, 8, CAPACITY, BLOCKS, HOLDS)
 
 
 @settings(max_examples=300)
 @given(
-    st.sampled_from([GOOD_INLINE, GOOD_BLOCK, None]),
+    st.sampled_from([GOOD_INLINE, GOOD_BLOCK, GOOD_REFS, None]),
     st.lists(st.tuples(st.integers(0, HEADER_SIZE - 1), st.integers(0, 255)), max_size=12),
     st.binary(min_size=HEADER_SIZE, max_size=HEADER_SIZE),
 )
@@ -163,7 +174,7 @@ def test_whatever_bytes_lie_there_a_header_either_fits_its_memory_or_is_refused(
         assert body <= CAPACITY
         return
     try:
-        header = unpack_header(memoryview(memory), 0, 7, CAPACITY, BLOCKS)
+        header = unpack_header(memoryview(memory), 0, 7, CAPACITY, BLOCKS, HOLDS)
     except FrameError:
         return
     assert header.seq == 7
@@ -172,6 +183,7 @@ def test_whatever_bytes_lie_there_a_header_either_fits_its_memory_or_is_refused(
     assert header.place != BARE
     assert 8 * header.buffers + header.body <= header.length
     assert header.buffers <= MAX_BUFFERS
+    assert header.hold < HOLDS or header.kind != Kind.REFS
     if header.place == INLINE:
         assert header.length <= CAPACITY
     else:

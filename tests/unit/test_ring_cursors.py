@@ -137,21 +137,24 @@ def test_a_writer_that_finds_room_while_it_arms_leaves_its_neighbour_armed():
 
 @pytest.mark.parametrize("readers", [1, 2, 7])
 @pytest.mark.parametrize("blocks", [0, 1, 8, 9])
-def test_no_two_words_lie_in_the_same_place(readers, blocks):
-    layout = RingLayout(4, readers, blocks)
+@pytest.mark.parametrize("holds", [0, 3, 8])
+def test_no_two_words_lie_in_the_same_place(readers, blocks, holds):
+    layout = RingLayout(4, readers, blocks, holds)
     single = [layout.head, layout.writer_parked, *layout.tails, *layout.parked]
     returned = [first + block for first in layout.returned for block in range(blocks)]
+    returned += [first + hold for first in layout.released for hold in range(holds)]
     assert len({*single, *returned}) == len(single) + len(returned)
     assert max([*single, *returned]) < layout.words
 
 
 @pytest.mark.parametrize("readers", [1, 2, 7])
 def test_words_of_different_writers_share_no_cache_line(readers):
-    layout = RingLayout(4, readers, 9)
+    layout = RingLayout(4, readers, 9, 9)
     lines = [layout.head // LINE, layout.writer_parked // LINE]
     lines += [tail // LINE for tail in layout.tails] + [parked // LINE for parked in layout.parked]
     assert len(set(lines)) == len(lines)
-    ranges = [{word // LINE for word in range(first, first + 9)} for first in layout.returned]
+    firsts = [*layout.returned, *layout.released]
+    ranges = [{word // LINE for word in range(first, first + 9)} for first in firsts]
     assert sum(map(len, ranges)) == len(set().union(*ranges))
     assert not set().union(*ranges) & set(lines)
 
