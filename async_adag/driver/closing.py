@@ -30,9 +30,14 @@ def teardown(engine: Engine) -> None:
 def close(engine: Engine) -> None:
     """Let what is in flight finish, then free the actors, let go."""
     try:
+        waiter = Waiter()
         with engine.lock:
             engine.begin_draining()
-        engine.blocking.wait(engine.is_quiet, None)
+            if engine.is_quiet():
+                waiter.granted = True
+            else:
+                engine.wait_quiet(waiter)
+        engine.blocking.wait(lambda: waiter.granted, None)
         with engine.lock:
             engine.send_stop()
         _await_goodbyes(engine, _Patience(engine, drain=True))

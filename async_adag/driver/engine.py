@@ -215,8 +215,9 @@ class Engine:
 
     def _call_up(self) -> None:
         """An execution comes: where it will be the only one, have the actors wake while it is made ready."""
-        if (self.ledger.in_flight == 0) is not self._alone:
-            self._alone = not self._alone
+        alone = self.ledger.in_flight == 0 and bool(self._results)
+        if alone is not self._alone:
+            self._alone = alone
             for control in self.deployment.controls:
                 control.set_alone(self._alone)
         if self._alone:
@@ -271,6 +272,7 @@ class Engine:
             self._loop.release()
             if self._quiet and self._may_write():
                 _wake_all(self._quiet)
+                self.blocking.tell()
 
     def _arrive(self, channel: int, reader: Reader, here: bool) -> None:
         error: BaseException | None = None
@@ -311,10 +313,11 @@ class Engine:
         there = False
         for _, reader, _ in self._results:
             there |= reader.arm()
-        if self._quiet or not self.line.is_empty():
-            for writer in self._writers:
-                if not writer.may_write():
-                    there |= writer.arm()
+        ledger = self.ledger
+        if (self._quiet and ledger.in_flight == 0) or (not self.line.is_empty() and ledger.has_place()):
+            # What is missing is room in every channel: once that is there, nobody rings any more.
+            full = [writer for writer in self._writers if not writer.may_write()]
+            there |= not full or any(writer.arm() for writer in full)
         return there
 
     def on_doorbell(self) -> None:

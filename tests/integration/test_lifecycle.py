@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import pickle
+import threading
 
 import pytest
 import ray
@@ -218,6 +219,21 @@ async def test_cancelling_aclose_abandons(dag, gate):
     gate.open()
     async with async_adag.compile(dag) as again:
         assert await again(1) == 1
+
+
+@pytest.mark.parametrize("outputs", ["a result", "the input"])
+def test_draining_waits_for_room_for_the_last_word(workers, gate, outputs):
+    """Every output has arrived, but a slow leaf has not yet taken its input: the channel to it is full."""
+    with InputNode() as x:
+        workers[1].hold_or_echo.bind(x[1])
+        dag = MultiOutputNode([workers[0].echo.bind(x[0]) if outputs == "a result" else x[0]])
+    opener = threading.Thread(target=gate.open, daemon=True)
+    with async_adag.compile(dag, max_inflight=2) as compiled:
+        # The leaf takes the first and stands at the gate; the next two fill its channel.
+        refs = [compiled.execute(number, path) for number, path in enumerate([gate.path, 0, 0])]
+        assert [ref.get() for ref in refs] == [[0], [1], [2]]
+        opener.start()
+    opener.join()
 
 
 async def test_draining_runs_leaves_to_their_end(workers, gate):
