@@ -153,6 +153,8 @@ class CompiledDAG:
         Raises:
             ValueError: another format, such as those for which Ray runs Graphviz.
         """
+        if format not in ("ascii", "dot", "svg"):
+            raise ValueError(f"format must be 'ascii', 'dot' or 'svg', not {format!r}: Graphviz is not run here")
         text = self.graph.visualize("text" if format == "ascii" else format)
         if view:
             print(text)

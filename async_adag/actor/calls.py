@@ -57,7 +57,12 @@ class Call:
     def arguments(self, registers: list[Any]) -> tuple[list[Any], dict[str, Any]] | Failure:
         """The arguments, or the first failure among them."""
         for pack in self.packs:
-            registers[pack.register] = packed(pack, [registers[part] for part in pack.parts])
+            parts = [registers[part] for part in pack.parts]
+            try:
+                registers[pack.register] = packed(pack, parts)
+            except Exception as error:
+                annotate(error, f"async_adag: an argument of {self.label} could not be made")
+                registers[pack.register] = self.failure(error)
         args = [registers[register] for register in self.args]
         if not self.kwargs:
             for value in args:
@@ -132,7 +137,7 @@ def packed(pack: Pack, parts: list[Any]) -> Any:
             return value
     if pack.type is dict:
         return dict(zip(pack.keys, parts, strict=True))
-    return pack.type(*parts) if hasattr(pack.type, "_fields") else pack.type(parts)
+    return pack.type._make(parts) if hasattr(pack.type, "_make") else pack.type(parts)
 
 
 def unpack(registers: list[Any], targets: tuple[int, ...], value: Any) -> None:

@@ -172,11 +172,11 @@ def _start_loop(
             )
         else:
             running = AsyncLoop(instance, share.plan, ends, control, sentinels, share.limit, loop, end_actor, end)
+        running.start()
     except BaseException:
         communicators.close()
         ends.close()
         raise
-    running.start()
     return loop
 
 

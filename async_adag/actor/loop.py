@@ -10,7 +10,7 @@ from typing import Any
 
 from async_adag.actor.calls import Call, calls_of, first_registers, unpack
 from async_adag.actor.control import Control, LoopState
-from async_adag.actor.turn import Turn, never
+from async_adag.actor.turn import Turn, always, never
 from async_adag.actor.wiring import Endpoints
 from async_adag.channels.codec import Encoded
 from async_adag.channels.interface import STOP, Failure, Writer
@@ -65,7 +65,6 @@ class ThreadLoop:
         self._control = control
         self._parking = Parking(ends.doorbell, sentinels, spin_ns)
         self._turn = turn
-        self._place = turn.join()
         self._end_actor = end_actor
         self._on_end = on_end
         self._thread = threading.Thread(target=self._run, name=f"async_adag {plan.name}", daemon=True)
@@ -73,7 +72,13 @@ class ThreadLoop:
     def start(self) -> None:
         """Start the thread."""
         self._control.set_state(LoopState.WAITING)
-        self._thread.start()
+        lead = self._calls[0].reads[0][1]  # every execution begins with a read
+        self._place = self._turn.join(lead.may_read)
+        try:
+            self._thread.start()
+        except BaseException:
+            self._turn.leave(self._place)
+            raise
 
     def _run(self) -> None:
         broken = ""
@@ -92,6 +97,7 @@ class ThreadLoop:
         except BaseException:
             broken = f"a fault in the loop: {traceback.format_exc()}"
         self._turn.leave(self._place)
+        del self._place
         self._control.set_state(LoopState.ENDED)
         self._calls.clear()
         self._first.clear()
@@ -108,7 +114,7 @@ class ThreadLoop:
         for call in self._calls:
             for _, reader, targets in call.reads:
                 while not reader.may_read():
-                    self._wait(reader.may_read, reader.arm)
+                    self._wait(reader.may_read, reader.arm, reader.may_read)
                 try:
                     value = reader.read()
                 except FrameError:
@@ -126,7 +132,7 @@ class ThreadLoop:
             call.store(registers, self._compute(call, seq, registers))
             for _, writer, sources in call.writes:
                 self._write(call, writer, call.encode(writer, registers, sources))
-            if self._turn.crowded:
+            if self._turn.is_crowded():
                 self._place.has_run(time.monotonic_ns())
         return True
 
@@ -137,9 +143,11 @@ class ThreadLoop:
         args, kwargs = arguments  # type: ignore[misc]
         if not call.is_method:
             return self._collective(call, seq, args)
-        control, turn = self._control, self._turn
+        control, turn, place = self._control, self._turn, self._place
+        place.wants = always
         with turn.lock:
-            if turn.crowded:
+            place.wants = place.has_work
+            if turn.is_crowded():
                 turn.has_begun()
             began = control.enter(call.number, seq)
             try:
@@ -156,7 +164,7 @@ class ThreadLoop:
 
     def _collective(self, call: Call, seq: int, args: list[Any]) -> Any:
         # Without a turn: it may wait for actors that wait for this one in another graph.
-        self._place.waiting_for = never
+        self._place.wants = never
         began = self._control.enter(call.number, seq)
         try:
             return call.method(*args)
@@ -164,11 +172,11 @@ class ThreadLoop:
             return call.failure(error)
         finally:
             call.took = self._control.leave(call.number, began)
-            self._place.waiting_for = None
+            self._place.wants = self._place.has_work
 
     def _write(self, call: Call, writer: Writer, encoded: Encoded) -> None:
         while not writer.may_write():
-            self._wait(writer.may_write, writer.arm)
+            self._wait(writer.may_write, writer.arm, never)
         call.stage(writer, encoded)
         writer.publish()
 
@@ -177,17 +185,18 @@ class ThreadLoop:
             for _, writer, _ in call.writes:
                 self._write(call, writer, writer.encode(STOP))
 
-    def _wait(self, ready: Callable[[], bool], arm: Callable[[], bool]) -> None:
+    def _wait(self, ready: Callable[[], bool], arm: Callable[[], bool], wants: Callable[[], bool]) -> None:
         # The books are kept before the wait: what comes after it is on the path of an execution.
         control, parking = self._control, self._parking
         control.record_waits(parking.parked, parking.spun)
         control.record_bytes(sum([writer.bytes for writer in self._writers]))
         if control.should_end():
             raise _Ended
-        self._place.waiting_for = ready
-        try:
-            parking.wait(ready, arm)
-        finally:
-            self._place.waiting_for = None
+        place = self._place
+        place.wants = wants
+        parking.wait(ready, arm)
+        place.wants = place.has_work
+        if self._turn.is_crowded():
+            place.begins(time.monotonic_ns())
         if control.should_end():
             raise _Ended

@@ -14,8 +14,13 @@ QUANTUM_NS = 1_000_000  # how long a loop may run before it gives way
 PATIENCE = 0.005  # seconds that it then waits for another to take a turn, at most
 
 
+def always() -> bool:
+    """A loop is about to take the lock."""
+    return True
+
+
 def never() -> bool:
-    """What a loop waits for that nobody can see the end of."""
+    """A loop does something for which it needs no lock, until it says otherwise."""
     return False
 
 
@@ -24,68 +29,72 @@ class Turn:
 
     Attributes:
         lock: held while a method runs.
-        crowded: whether there are several loops.
     """
 
     def __init__(self) -> None:
         self.lock = Lock()
-        self.crowded = False
         self._places: list[Place] = []
-        self._guard = Lock()
+        self._polite: list[Place] = []  # who gave way, and waits
         self._taken = Event()
 
-    def join(self) -> Place:
-        """A place for one more loop."""
-        with self._guard:
-            place = Place(self)
-            self._places.append(place)
-            self.crowded = len(self._places) > 1
-            return place
+    def join(self, has_work: Callable[[], bool]) -> Place:
+        """A place for one more loop; ``has_work`` tells whether it has an execution to begin."""
+        place = Place(self, has_work)
+        self._places.append(place)
+        return place
 
     def leave(self, place: Place) -> None:
         """The loop has ended."""
-        with self._guard:
-            self._places.remove(place)
-            self.crowded = len(self._places) > 1
+        self._places.remove(place)
 
-    def wanted_beside(self, place: Place) -> bool:
-        """Whether another loop would take a turn now."""
+    def is_crowded(self) -> bool:
+        """Whether there are several loops."""
+        return len(self._places) > 1
+
+    def is_wanted_beside(self, place: Place) -> bool:
+        """Whether another loop would take the lock now."""
         return any(other.wants() for other in self._places if other is not place)
 
     def has_begun(self) -> None:
-        """A loop has taken the lock: who gave way goes on."""
-        self._taken.set()
+        """A loop has taken the lock: whoever gave way goes on, and wants it again."""
+        if self._polite:
+            for place in self._polite:
+                place.wants = place.has_work
+            self._polite.clear()
+            self._taken.set()
 
-    def give_way(self) -> None:
+    def give_way(self, place: Place) -> None:
         """Wait until another loop has taken the lock."""
+        place.wants = never  # of two, only one gives way
         self._taken.clear()
+        self._polite.append(place)
         self._taken.wait(PATIENCE)
+        place.wants = place.has_work
 
 
 class Place:
     """One loop's place among them.
 
     Attributes:
-        waiting_for: while the loop waits, what tells that it need not any more; None while it runs.
+        has_work: whether it has an execution to begin.
+        wants: whether it would take the lock now, as far as can be seen from outside.
     """
 
-    __slots__ = ("_since", "_turn", "waiting_for")
+    __slots__ = ("_since", "_turn", "has_work", "wants")
 
-    def __init__(self, turn: Turn) -> None:
-        self.waiting_for: Callable[[], bool] | None = None
+    def __init__(self, turn: Turn, has_work: Callable[[], bool]) -> None:
+        self.has_work = has_work
+        self.wants = has_work
         self._turn = turn
         self._since = 0
 
-    def wants(self) -> bool:
-        """Whether the loop has something to do."""
-        waiting_for = self.waiting_for
-        return waiting_for is None or waiting_for()
+    def begins(self, now: int) -> None:
+        """The loop has waited, and goes on; ``now`` is the time, in nanoseconds."""
+        self._since = now
 
     def has_run(self, now: int) -> None:
         """The loop has done a node; ``now`` is the time, in nanoseconds."""
         if now - self._since >= QUANTUM_NS:
+            if self._turn.is_wanted_beside(self):
+                self._turn.give_way(self)
             self._since = now
-            if self._turn.wanted_beside(self):
-                self.waiting_for = never  # of two, only one gives way
-                self._turn.give_way()
-                self.waiting_for = None

@@ -10,34 +10,29 @@ import sys
 from types import ModuleType
 from typing import Any
 
+from async_adag.collectives.contributions import check, describe
+
 _FUNCTIONS = {"sum": "add", "avg": "add", "product": "multiply", "max": "maximum", "min": "minimum"}
-_ARRAYS = {"numpy": "ndarray", "torch": "Tensor"}
 
 
 def allreduce(values: list[Any], reduction: str) -> Any:
     """The reduction of all ranks' contributions, in the order of the ranks: a new array.
 
     Raises:
-        TypeError: not arrays of one library and type.
-        ValueError: not of one shape.
+        TypeError, ValueError: as `describe` and `check`; or ``reduction`` does not go with the type.
     """
-    return _reduced(_library(values), values, reduction)
+    return _reduced(_library("allreduce", values), values, reduction)
 
 
 def reducescatter(values: list[Any], reduction: str, rank: int) -> Any:
     """The part of rank ``rank``, along the first dimension, of the reduction of all ranks' contributions.
 
     Raises:
-        TypeError: not arrays of one library and type.
-        ValueError: not of one shape, or of a first dimension that the number of ranks does not divide.
+        TypeError, ValueError: as `allreduce`.
     """
-    library, size = _library(values), len(values)
-    rows = _rows(values, "reducescatter")
-    if rows % size:
-        raise ValueError(
-            f"reducescatter over {size} ranks takes a first dimension that {size} divides, not {rows}"
-        )
-    part = slice(rank * (rows // size), (rank + 1) * (rows // size))
+    library = _library("reducescatter", values)
+    rows = values[0].shape[0] // len(values)
+    part = slice(rank * rows, (rank + 1) * rows)
     return _reduced(library, [value[part] for value in values], reduction)
 
 
@@ -45,41 +40,18 @@ def allgather(values: list[Any]) -> Any:
     """All ranks' contributions, joined along the first dimension: a new array.
 
     Raises:
-        TypeError: not arrays of one library and type.
-        ValueError: not of one shape, or of no dimension.
+        TypeError, ValueError: as `describe` and `check`.
     """
-    library = _library(values)
-    _rows(values, "allgather")
+    library = _library("allgather", values)
     with _without_gradients(library):
         return library.concatenate(values)
 
 
-def _rows(values: list[Any], kind: str) -> int:
-    if not values[0].ndim:
-        raise ValueError(f"{kind} takes arrays of at least one dimension")
-    return int(values[0].shape[0])
-
-
-def _library(values: list[Any]) -> ModuleType:
-    """The library of these arrays, which have the same type and shape."""
-    first = values[0]
-    for rank, value in enumerate(values):
-        name = type(value).__module__.partition(".")[0]
-        library = sys.modules.get(name)
-        if name not in _ARRAYS or library is None or not isinstance(value, getattr(library, _ARRAYS[name])):
-            raise TypeError(
-                "a collective operation takes numpy arrays or torch tensors; "
-                f"rank {rank} gave {type(value).__name__}"
-            )
-        if (type(value), value.dtype) != (type(first), first.dtype):
-            raise TypeError(f"rank {rank} gave {_described(value)}, rank 0 {_described(first)}")
-        if value.shape != first.shape:
-            raise ValueError(f"rank {rank} gave shape {tuple(value.shape)}, rank 0 {tuple(first.shape)}")
-    return sys.modules[type(first).__module__.partition(".")[0]]
-
-
-def _described(value: Any) -> str:
-    return f"{type(value).__name__} of {value.dtype}"
+def _library(kind: str, values: list[Any]) -> ModuleType:
+    """The library of these arrays, which are checked."""
+    described = [describe(value, rank) for rank, value in enumerate(values)]
+    check(kind, described)
+    return sys.modules[described[0].library]
 
 
 def _reduced(library: ModuleType, values: list[Any], reduction: str) -> Any:

@@ -31,6 +31,7 @@ from async_adag.channels.memory import create_file
 from async_adag.channels.processes import peer_pidfd
 from async_adag.channels.rendezvous import Listener, receive_text, send_fds
 from async_adag.channels.ring import RingSpec, create_ring
+from async_adag.collectives.communicators import Communicators
 from async_adag.driver.supervision import Supervision
 from async_adag.errors import CompileActorDied, GraphError
 from async_adag.graph.plan import DRIVER, ActorPlan, Plan
@@ -152,6 +153,11 @@ class _Meeting:
         self._instance = own[1] if own is not None else None
         # Its own actor, if that is in the graph: it cannot answer a call while it is busy compiling.
         self._own = next((a.number for a in plan.graph.actors if own is not None and a.id == own[0]), None)
+        if self._own is not None and Communicators(plan.actors[self._own]):
+            raise GraphError(
+                f"the driver is {plan.actors[self._own].name}, which takes part in an operation of a communicator "
+                "of your own: compile from another process, or leave the communicator out"
+            )
         here = {DRIVER, self._own}
         local = [c for c in plan.channels if {c.writer, *c.readers} <= here]
         slots = max(2, options.max_inflight)
@@ -350,7 +356,8 @@ class _Meeting:
         ]
         return GraphError(
             f"no answer within compile_timeout={self._options.compile_timeout:g} s from {', '.join(late)}: busy "
-            "with another call, or not started yet. Nothing was left behind: compile again when it is free"
+            "with another call (or with a communicator's initialize), or not started yet. Compile again when it "
+            "is free; no graph was left behind"
         )
 
     def _end_all(self) -> None:

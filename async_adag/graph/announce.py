@@ -1,8 +1,9 @@
-"""Announcements: before a user's communicator is called, every rank learns that all contributions are there.
+"""Announcements: before a user's communicator is called, every rank learns what all contributions are.
 
-Such a communicator waits for all ranks. If one of them had no contribution, since the method that makes it has
-failed, the others would wait for ever. So each rank tells the others first, by an edge like any other: one that
-carries nothing, or the failure, which then is the result of the operation at every rank.
+Such a communicator waits for all ranks. If one of them did not call it, since the method that makes its
+contribution has failed, or made something that does not fit, the others would wait for ever. So each rank tells
+the others first, by an edge like any other: one that carries types and shapes, or the failure, which then is the
+result at every rank.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def announce(nodes: list[Node], groups: list[object], outputs: Outputs) -> tuple
     for node, group in zip(nodes, groups, strict=True):
         if group is not None and id(group) not in announced:
             # The first of its parts in the order: all contributions have been made by now.
-            parts = [one for one, other in zip(nodes, groups, strict=True) if other is group]
+            parts = sorted((one for one, other in zip(nodes, groups, strict=True) if other is group), key=_rank)
             announced[id(group)] = [_add_announcement(added, part, moved) for part in parts]
         place[node.number] = len(added)
         args = tuple(map(moved, node.args))
@@ -49,7 +50,12 @@ def announce(nodes: list[Node], groups: list[object], outputs: Outputs) -> tuple
 
 def _add_announcement(nodes: list[Node], part: Node, moved: Callable[[Source], Source]) -> FromNode:
     assert part.collective is not None
-    telling = Collective("announce", None, part.collective.rank, part.collective.size)
+    telling = Collective("announce", None, _rank(part), part.collective.size)
     args = tuple(map(moved, part.args))
     nodes.append(Node(len(nodes), part.actor, f"announce {part.method}", args, (), collective=telling))
     return FromNode(len(nodes) - 1)
+
+
+def _rank(part: Node) -> int:
+    assert part.collective is not None
+    return part.collective.rank

@@ -116,7 +116,7 @@ class Collective:
 
     Attributes:
         kind: "allreduce", "allgather", "reducescatter"; "announce": tells the other ranks that the arguments are
-            there, and nothing else.
+            there, and what they are.
         reduction: one of `REDUCTIONS`; None where nothing is reduced.
         rank: the actor's.
         size: how many ranks there are.

@@ -84,6 +84,8 @@ def bind_collective(
     if not isinstance(inputs, list | tuple) or not inputs:
         raise GraphError(f"{kind}.bind takes a list of nodes, one for each actor; got {inputs!r}")
     nested = isinstance(inputs[0], list | tuple)
+    if any(isinstance(one, list | tuple) != nested or one in ([], ()) for one in inputs):
+        raise GraphError(f"{kind}.bind takes a list of nodes, or a list of lists that are not empty; not both")
     lists = [list(one) for one in inputs] if nested else [list(inputs)]
     if nested and kind != "allreduce":
         raise GraphError(
@@ -121,7 +123,7 @@ def _handles(kind: str, nodes: list[Any]) -> list[ActorHandle]:
     for node in nodes:
         handle = node._get_actor_handle() if isinstance(node, ClassMethodNode) else None
         if handle is None:
-            raise GraphError(f"{kind}.bind takes nodes of methods of existing actors; got {node!r}")
+            raise GraphError(f"{kind}.bind takes nodes of methods of existing actors; got {type(node).__name__}")
         handles.append(handle)
     return handles
 
@@ -155,7 +157,7 @@ def _group(
         communicator = None if isinstance(transport, CPUCommunicator) else transport
     elif transport not in (None, "auto", "shm", "cpu", "nccl", "accelerator"):
         raise GraphError(
-            f"the transport of {kind} is None, 'auto', 'shm', 'nccl', 'accelerator' or a Communicator; got "
+            f"the transport of {kind} is None, 'auto', 'shm', 'cpu', 'nccl', 'accelerator' or a Communicator; got "
             f"{transport!r}"
         )
     accelerator = transport in ("nccl", "accelerator")

@@ -30,6 +30,7 @@ from async_adag.graph.model import (
     Signature,
     Source,
     TensorTransport,
+    leaves,
 )
 from async_adag.graph.ray_collective import Group, group_of
 
@@ -104,7 +105,10 @@ class _Operations:
             group = self._groups[id(parts[0])]
             parts.sort(key=lambda part: group.actors.index(_handle(part)._actor_id.hex()))
             if len(parts) < len(group.actors):
-                raise GraphError(f"{group} has a part for {len(parts)} of its {len(group.actors)} actors only")
+                raise GraphError(
+                    f"{group} is connected with this DAG at {len(parts)} of its {len(group.actors)} actors only: "
+                    "bind the input to every contribution, or use every actor's result"
+                )
 
     def group(self, call: ClassMethodNode) -> Group | None:
         """The operation that this is a part of."""
@@ -114,6 +118,10 @@ class _Operations:
         """The parts of that operation, by rank; of a method, the call itself."""
         group = self.group(call)
         return [call] if group is None else self._parts[id(group.identity)]
+
+    def meeting(self) -> list[list[ClassMethodNode]]:
+        """The parts of each operation in which the actors wait for one another: those of users' communicators."""
+        return [parts for parts in self._parts.values() if self.announced(parts[0]) is not None]
 
     def announced(self, call: ClassMethodNode) -> object:
         """What the parts of an operation share that needs announcements; otherwise None."""
@@ -196,6 +204,8 @@ def _ordered(calls: list[ClassMethodNode], operations: _Operations) -> list[Clas
         same.sort(key=_bind_index)
         for first, second in itertools.pairwise(same):
             after[place[id(second)]].add(place[id(first)])
+    for parts in operations.meeting():
+        _join(after, {place[id(part)] for part in parts})
     missing = {number: len(before) for number, before in after.items()}
     followers: dict[int, list[int]] = {}
     for number, before in after.items():
@@ -216,6 +226,17 @@ def _ordered(calls: list[ClassMethodNode], operations: _Operations) -> list[Clas
         stuck = [_name(call) for number, call in enumerate(calls) if missing[number]]
         raise GraphError(f"these nodes wait for one another and would deadlock: {', '.join(stuck)}")
     return order
+
+
+def _join(after: dict[int, set[int]], parts: set[int]) -> None:
+    """Let these be one in the order: what comes before or after one of them does so for all."""
+    before = set().union(*(after[part] for part in parts)) - parts
+    for number, earlier in after.items():
+        if number in parts:
+            earlier |= before
+            earlier -= parts
+        elif earlier & parts:
+            earlier |= parts
 
 
 def _bind_index(call: ClassMethodNode) -> int:
@@ -270,8 +291,8 @@ class _Arguments:
     def sources(self, call: ClassMethodNode) -> tuple[tuple[Source, ...], tuple[tuple[str, Source], ...]]:
         """The positional and the keyword arguments of a call."""
         hidden = {id(node): node for node in call._upstream_nodes}
-        args = tuple(self._source(arg, call, hidden) for arg in call.get_args())
-        kwargs = tuple((name, self._source(arg, call, hidden)) for name, arg in call.get_kwargs().items())
+        args = tuple(self._source(arg, hidden) for arg in call.get_args())
+        kwargs = tuple((name, self._source(arg, hidden)) for name, arg in call.get_kwargs().items())
         for node in hidden.values():
             raise GraphError(
                 f"{_name(call)} takes {_name(node)} inside an object, where its value cannot be put: bind it as "
@@ -284,7 +305,13 @@ class _Arguments:
             raise GraphError(f"MultiOutputNode takes nodes; got {type(end).__name__}")
         return self._value(end)
 
-    def _source(self, arg: Any, call: ClassMethodNode, hidden: dict[int, DAGNode]) -> Source:
+    def _source(self, arg: Any, hidden: dict[int, DAGNode]) -> Source:
+        """Where an argument comes from; the nodes in it are taken out of ``hidden``."""
+        source = self._parts_of(arg, hidden, ())
+        # Containers of constants alone are constants, unless they lie in one that is made anew.
+        return Const(arg) if all(isinstance(leaf, Const) for leaf in leaves((source,))) else source
+
+    def _parts_of(self, arg: Any, hidden: dict[int, DAGNode], around: tuple[int, ...]) -> Source:
         if isinstance(arg, DAGNode):
             hidden.pop(id(arg), None)
             return self._value(arg)
@@ -295,10 +322,9 @@ class _Arguments:
             parts, keys = tuple(arg.values()), tuple(arg)
         else:
             return Const(arg)
-        sources = tuple(self._source(part, call, hidden) for part in parts)
-        if all(isinstance(source, Const) for source in sources):
-            return Const(arg)
-        return Packed(kind, sources, keys)
+        if id(arg) in around:
+            return Const(arg)  # it holds itself, which nothing but a constant can
+        return Packed(kind, tuple(self._parts_of(part, hidden, (*around, id(arg))) for part in parts), keys)
 
     def _value(self, node: DAGNode) -> FromNode | FromInput:
         if isinstance(node, InputNode):

@@ -147,9 +147,12 @@ async def test_operations_of_two_graphs_on_the_same_actors(workers):
     ("bind", "words"),
     [
         (lambda nodes: allreduce.bind([]), "a list of nodes"),
-        (lambda nodes: allreduce.bind([1, 2]), "nodes of methods of existing actors; got 1"),
+        (lambda nodes: allreduce.bind([1, 2]), "nodes of methods of existing actors; got int"),
         (lambda nodes: allreduce.bind([nodes[0], nodes[0]]), "an actor occurs twice"),
         (lambda nodes: allreduce.bind([nodes, nodes[::-1]]), "the same actors in the same order"),
+        (lambda nodes: allreduce.bind([nodes, nodes[0]]), "not both"),
+        (lambda nodes: allreduce.bind([nodes[0], nodes]), "not both"),
+        (lambda nodes: allreduce.bind([[], []]), "not empty"),
         (lambda nodes: allgather.bind([nodes, nodes]), "only allreduce takes several tensors"),
         (lambda nodes: allreduce.bind(nodes, op="mean"), "a reduction is one of sum, product, max, min, avg"),
         (lambda nodes: reducescatter.bind(nodes, op=None), "a reduction is one of"),
@@ -288,6 +291,70 @@ async def test_a_communicator_of_the_users_is_called(workers, tmp_path):
             assert [type(result) for result in failed] == [LookupError] * 9
     log = sorted((tmp_path / "log").read_text().splitlines())
     assert log == [f"destroyed {rank}" for rank in range(3)] + [f"initialized {rank}" for rank in range(3)]
+
+
+@ray.remote(num_cpus=0)
+class Driver:
+    """Compiles a graph in which it is a rank itself."""
+
+    def echo(self, value):
+        return value
+
+    def compile_with(self, other, log):
+        me = ray.get_runtime_context().current_actor
+        with InputNode() as x:
+            parts = [me.echo.bind(x), other.echo.bind(x)]
+            dag = MultiOutputNode(allreduce.bind(parts, transport=ByMeeting([me, other], log)))
+        try:
+            async_adag.compile(dag)
+        except GraphError as error:
+            return str(error)
+
+
+def test_a_driver_that_is_a_rank_of_a_communicator_is_refused(worker, make_actor, tmp_path):
+    """Its own part would begin only when all others have, and they wait for it."""
+    driver = make_actor(Driver)
+    answer = ray.get(driver.compile_with.remote(worker, str(tmp_path / "log")), timeout=20)
+    assert "takes part in an operation of a communicator of your own" in answer
+    assert ray.get(worker.echo.remote(1), timeout=20) == 1
+
+
+async def test_contributions_that_do_not_fit_are_not_given_to_a_communicator(workers, tmp_path):
+    """No rank calls it, so that none is left waiting there."""
+    transport = ByMeeting(workers[:2], str(tmp_path / "log"))
+    with InputNode() as x:
+        parts = [worker.echo.bind(x[n]) for n, worker in enumerate(workers[:2])]
+        dag = MultiOutputNode(reducescatter.bind(parts, transport=transport))
+    async with async_adag.compile(dag) as compiled:
+        for unfit, error, words in [
+            ((np.ones(2), 3), TypeError, "rank 1 gave int"),
+            ((np.ones(2), np.ones(4)), ValueError, r"rank 1 gave shape \(4,\)"),
+            ((np.ones(3), np.ones(3)), ValueError, "that 2 divides, not 3"),
+        ]:
+            results = await asyncio.gather(*await compiled.execute_async(*unfit), return_exceptions=True)
+            for result in results:
+                with pytest.raises(error, match=words):
+                    raise result
+        np.testing.assert_array_equal(np.concatenate(await compiled(np.ones(2), np.ones(2))), [2, 2])
+
+
+async def test_operations_of_a_communicator_are_in_one_order_at_all_actors(workers, make_actor, tmp_path):
+    """Two handles of one actor: in which order their nodes were bound, neither tells."""
+    name = f"twice-{tmp_path.name}"
+    make_actor(name=name)
+    first, second = workers[0], ray.get_actor(name)
+    again = ray.get_actor(name)
+    transport = ByMeeting([first, second], str(tmp_path / "log"))
+    with InputNode() as x:
+        one = allreduce.bind([first.echo.bind(x), second.echo.bind(x)], transport=transport)
+        # Bound the other way around, which must not matter.
+        late = again.echo.bind(x)
+        two = allreduce.bind([first.echo.bind(x), late], transport=transport)
+        three = allreduce.bind([first.echo.bind(x), second.echo.bind(x)], transport=transport)
+        dag = MultiOutputNode([*three, *two, *one])
+    async with async_adag.compile(dag) as compiled:
+        for result in await compiled(np.ones(2)):
+            np.testing.assert_array_equal(result, [2, 2])
 
 
 def test_a_communicator_that_cannot_start(workers, tmp_path):

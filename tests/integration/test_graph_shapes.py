@@ -113,6 +113,50 @@ async def test_each_execution_gets_containers_of_its_own(workers):
     assert await outcome(dag, 1) == [1, 1]
 
 
+async def test_containers_of_constants_within_are_made_anew_too(workers):
+    with InputNode() as x:
+        dag = workers[0].call.bind(lambda box: box[1].append(1) or box, [x, [], ({"a": []},)])
+    assert await outcome(dag, 0) == [0, [1], ({"a": []},)]
+
+
+class Even(NamedTuple("Even", [("number", int)])):
+    """Says what it takes."""
+
+    def __new__(cls, number):
+        if number % 2:
+            raise ValueError(f"{number} is not even")
+        return super().__new__(cls, number)
+
+    @classmethod
+    def _make(cls, parts):
+        return cls(*parts)
+
+
+async def test_a_container_that_cannot_be_made_fails_its_execution_only(workers):
+    with InputNode() as x:
+        node = workers[1].echo.bind(x)
+        dag = workers[0].join.bind(Even.__base__.__new__(Even, node))
+    async with async_adag.compile(dag) as compiled:
+        with pytest.raises(ValueError, match="3 is not even") as caught:
+            await compiled(3)
+        assert "an argument of join on Worker" in "".join(caught.value.__notes__)
+        assert await compiled(4) == (Even(4),)
+
+
+async def test_a_list_that_holds_itself_is_a_constant(workers):
+    endless = []
+    endless.append(endless)
+    with InputNode() as x:
+        dag = workers[0].join.bind(x, endless)
+    result = (await outcome_of_one(dag, 1))[1]
+    assert result[0] is result
+
+
+async def outcome_of_one(dag, *args):
+    async with async_adag.compile(dag) as compiled:
+        return await compiled(*args)
+
+
 async def test_a_failure_inside_a_container_is_that_failure(workers):
     with InputNode() as x:
         dag = workers[1].join.bind({"deep": [workers[0].add.bind(x)]})

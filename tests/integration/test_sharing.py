@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import groupby
 
 import pytest
 import ray
@@ -30,17 +31,31 @@ async def test_methods_within_a_graph_never_overlap(workers):
     assert await workers[0].take_overlaps.remote() == 0
 
 
-async def test_graphs_on_one_actor_take_turns(worker):
-    """Both have work all the time: neither is done long before the other."""
+def work(value):
+    for _ in range(10_000):
+        pass
+    return value
+
+
+async def test_graphs_on_one_actor_take_turns(worker, gate):
+    """Both have all their work before they begin, so that nothing but the actor decides who does how much."""
     with InputNode() as x:
-        dag = worker.note.bind(x)
+        dag = worker.note.bind(worker.call.bind(work, worker.hold_or_echo.bind(x)))
     await worker.take_notes.remote()
-    async with async_adag.compile(dag) as one, async_adag.compile(dag) as two:
-        await asyncio.gather(*(graph(name) for _ in range(1000) for graph, name in ((one, "one"), (two, "two"))))
-    notes = await worker.take_notes.remote()
-    first_done = min(max(at for at, note in enumerate(notes) if note == name) for name in ("one", "two"))
-    assert len(notes) == 2000
-    assert first_done > 1500, "the other had done less than half of its work"
+    count = 100
+    async with (
+        async_adag.compile(dag, max_inflight=count) as one,
+        async_adag.compile(dag, max_inflight=count) as two,
+    ):
+        results = [await one.execute_async(gate.path)]
+        await asyncio.to_thread(gate.entered)
+        for _ in range(1, count):
+            results += [await one.execute_async(1), await two.execute_async(2)]
+        gate.open()
+        await asyncio.gather(*results)
+    notes = (await worker.take_notes.remote())[1:]
+    longest = max(len(list(run)) for _, run in groupby(notes))
+    assert longest < count // 2, "one graph did half of its work while the other had to wait"
 
 
 async def test_a_method_of_one_graph_waits_for_that_of_another(worker, make_gate):

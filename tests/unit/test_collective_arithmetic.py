@@ -82,6 +82,7 @@ def test_several_tensors_at_once():
         ([np.ones(2), [1, 2]], TypeError, "rank 1 gave list"),
         ([1.0, 2.0], TypeError, "rank 0 gave float"),
         ([np.float64(1), np.float64(1)], TypeError, "rank 0 gave float64"),
+        ([np.ma.masked_array([1, 2], [0, 1])] * 2, TypeError, "rank 0 gave MaskedArray"),
         ([np.ones(2), np.ones(2, "int8")], TypeError, "rank 1 gave ndarray of int8, rank 0 ndarray of float64"),
         ([np.ones(2), np.ones(2), np.ones(3)], ValueError, r"rank 2 gave shape \(3,\), rank 0 \(2,\)"),
     ],
