@@ -1,4 +1,4 @@
-"""The project's sessions: ``nox -s quickstart``, ``tests``, ``lint``, ``types``, ``bench``."""
+"""The project's sessions: ``nox -s quickstart``, ``tests``, ``torch``, ``lint``, ``types``, ``bench``."""
 
 from __future__ import annotations
 
@@ -29,6 +29,13 @@ def tests(session: nox.Session) -> None:
     """All tests, those that await on both asyncio and uvloop."""
     session.install("-e", ".[test]")
     session.run("python", "-m", "pytest", *session.posargs, env=ENVIRONMENT)
+
+
+@nox.session
+def torch(session: nox.Session) -> None:
+    """The tests that need torch, and its own collective nodes in Ray; downloads gigabytes."""
+    session.install("-e", ".[test]", "torch")
+    session.run("python", "-m", "pytest", "tests/integration/test_torch.py", *session.posargs, env=ENVIRONMENT)
 
 
 @nox.session

@@ -51,7 +51,7 @@ def _library(kind: str, values: list[Any]) -> ModuleType:
     """The library of these arrays, which are checked."""
     described = [describe(value, rank) for rank, value in enumerate(values)]
     check(kind, described)
-    return sys.modules[described[0].library]
+    return sys.modules[described[0].module]
 
 
 def _reduced(library: ModuleType, values: list[Any], reduction: str) -> Any:

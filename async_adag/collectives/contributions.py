@@ -15,7 +15,7 @@ _ARRAYS = {"numpy": "ndarray", "torch": "Tensor"}
 class Described(NamedTuple):
     """What a contribution is, but for its numbers."""
 
-    library: str
+    module: str
     type: str
     dtype: str
     shape: tuple[int, ...]
