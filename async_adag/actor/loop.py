@@ -137,18 +137,18 @@ class ThreadLoop:
         return True
 
     def _compute(self, call: Call, seq: int, registers: list[Any]) -> Any:
+        control, turn, place = self._control, self._turn, self._place
         arguments = call.arguments(registers)
         if type(arguments) is Failure:
             return arguments
         args, kwargs = arguments  # type: ignore[misc]
         if not call.is_method:
             return self._collective(call, seq, args)
-        control, turn, place = self._control, self._turn, self._place
         place.wants = always
         with turn.lock:
             place.wants = place.has_work
             if turn.is_crowded():
-                turn.has_begun()
+                turn.has_begun(place)
             began = control.enter(call.number, seq)
             try:
                 result = call.method(*args, **kwargs)
@@ -165,6 +165,7 @@ class ThreadLoop:
     def _collective(self, call: Call, seq: int, args: list[Any]) -> Any:
         # Without a turn: it may wait for actors that wait for this one in another graph.
         self._place.wants = never
+        self._turn.pauses(self._place)
         began = self._control.enter(call.number, seq)
         try:
             return call.method(*args)
@@ -194,6 +195,7 @@ class ThreadLoop:
             raise _Ended
         place = self._place
         place.wants = wants
+        self._turn.pauses(place)
         parking.wait(ready, arm)
         place.wants = place.has_work
         if self._turn.is_crowded():

@@ -2,16 +2,18 @@
 
 The lock alone would not do: a thread that runs holds the interpreter lock too, so that the loop of another graph,
 which has work and only needs the interpreter to see it, may be kept out for hundreds of executions. So a loop that
-has run for a while gives way, if another wants a turn.
+has run for a while gives way, if another wants a turn, and keeps away from the lock until that turn is over.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from threading import Event, Lock
+from time import monotonic_ns
 
 QUANTUM_NS = 1_000_000  # how long a loop may run before it gives way
-PATIENCE = 0.005  # seconds that it then waits for another to take a turn, at most
+GLANCE = 0.005  # seconds after which it looks whether another still wants a turn
+PATIENCE = 20  # glances, at most: a loop that says that it wants a turn may be encoding something large
 
 
 def always() -> bool:
@@ -34,8 +36,9 @@ class Turn:
     def __init__(self) -> None:
         self.lock = Lock()
         self._places: list[Place] = []
-        self._polite: list[Place] = []  # who gave way, and waits
-        self._taken = Event()
+        self._owner: Place | None = None  # whose turn it is
+        self._polite: Place | None = None  # who gave way, and waits
+        self._exchange = Lock()
 
     def join(self, has_work: Callable[[], bool]) -> Place:
         """A place for one more loop; ``has_work`` tells whether it has an execution to begin."""
@@ -46,6 +49,8 @@ class Turn:
     def leave(self, place: Place) -> None:
         """The loop has ended."""
         self._places.remove(place)
+        self._owner = None
+        self.pauses(place)
 
     def is_crowded(self) -> bool:
         """Whether there are several loops."""
@@ -55,21 +60,30 @@ class Turn:
         """Whether another loop would take the lock now."""
         return any(other.wants() for other in self._places if other is not place)
 
-    def has_begun(self) -> None:
-        """A loop has taken the lock: whoever gave way goes on, and wants it again."""
-        if self._polite:
-            for place in self._polite:
-                place.wants = place.has_work
-            self._polite.clear()
-            self._taken.set()
+    def has_begun(self, place: Place) -> None:
+        """A loop has taken the lock: its turn begins, if it was another's."""
+        if place is not self._owner:
+            self._owner = place
+            place.begins(monotonic_ns())
+
+    def pauses(self, place: Place) -> None:
+        """A loop does without the lock for now: whoever gave way may go on."""
+        polite = self._polite
+        if polite is not None and polite is not place:
+            polite.may_go_on.set()
 
     def give_way(self, place: Place) -> None:
-        """Wait until another loop has taken the lock."""
-        place.wants = never  # of two, only one gives way
-        self._taken.clear()
-        self._polite.append(place)
-        self._taken.wait(PATIENCE)
-        place.wants = place.has_work
+        """Wait until the turn of another is over."""
+        place.may_go_on.clear()
+        with self._exchange:
+            self.pauses(place)  # of two, only one waits for the other
+            self._polite = place
+        for _ in range(PATIENCE):
+            if not self.is_wanted_beside(place) or place.may_go_on.wait(GLANCE):
+                break
+        with self._exchange:
+            if self._polite is place:
+                self._polite = None
 
 
 class Place:
@@ -78,18 +92,20 @@ class Place:
     Attributes:
         has_work: whether it has an execution to begin.
         wants: whether it would take the lock now, as far as can be seen from outside.
+        may_go_on: set when it need not wait any more, having given way.
     """
 
-    __slots__ = ("_since", "_turn", "has_work", "wants")
+    __slots__ = ("_since", "_turn", "has_work", "may_go_on", "wants")
 
     def __init__(self, turn: Turn, has_work: Callable[[], bool]) -> None:
         self.has_work = has_work
         self.wants = has_work
+        self.may_go_on = Event()
         self._turn = turn
         self._since = 0
 
     def begins(self, now: int) -> None:
-        """The loop has waited, and goes on; ``now`` is the time, in nanoseconds."""
+        """The loop's turn begins; ``now`` is the time, in nanoseconds."""
         self._since = now
 
     def has_run(self, now: int) -> None:
@@ -97,4 +113,5 @@ class Place:
         if now - self._since >= QUANTUM_NS:
             if self._turn.is_wanted_beside(self):
                 self._turn.give_way(self)
+                now = monotonic_ns()
             self._since = now

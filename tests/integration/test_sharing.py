@@ -32,7 +32,7 @@ async def test_methods_within_a_graph_never_overlap(workers):
 
 
 def work(value):
-    for _ in range(10_000):
+    for _ in range(20_000):
         pass
     return value
 
@@ -54,8 +54,8 @@ async def test_graphs_on_one_actor_take_turns(worker, gate):
         gate.open()
         await asyncio.gather(*results)
     notes = (await worker.take_notes.remote())[1:]
-    longest = max(len(list(run)) for _, run in groupby(notes))
-    assert longest < count // 2, "one graph did half of its work while the other had to wait"
+    turns = len(list(groupby(notes)))
+    assert turns > 12, "one graph did its work while the other had to wait"
 
 
 async def test_a_method_of_one_graph_waits_for_that_of_another(worker, make_gate):

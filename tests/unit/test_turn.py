@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,6 +18,14 @@ def turn():
 
 
 @pytest.fixture
+def clock(monkeypatch):
+    """The time, as the module reads it."""
+    clock = SimpleNamespace(now=0)
+    monkeypatch.setattr(module, "monotonic_ns", lambda: clock.now)
+    return clock
+
+
+@pytest.fixture
 def gave_way(turn, monkeypatch):
     """Who gave way, each time."""
     times = []
@@ -24,8 +33,8 @@ def gave_way(turn, monkeypatch):
     return times
 
 
-def test_a_loop_gives_way_until_another_has_taken_its_turn(turn, monkeypatch):
-    monkeypatch.setattr(module, "PATIENCE", 60)  # it does not go on for having waited long enough
+def test_a_loop_gives_way_until_the_turn_of_another_is_over(turn, monkeypatch):
+    monkeypatch.setattr(module, "GLANCE", 60)  # it does not go on for having waited long enough
     order, asked = [], threading.Event()
     one, other = turn.join(never), turn.join(lambda: asked.set() or True)
 
@@ -36,20 +45,39 @@ def test_a_loop_gives_way_until_another_has_taken_its_turn(turn, monkeypatch):
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     asked.wait()
-    with turn.lock:
-        order.append("other")
-        while thread.is_alive():  # whether it has begun to wait cannot be seen from here
-            turn.has_begun()
-            thread.join(0)
+    turn.has_begun(other)
+    order.append("other")
+    while thread.is_alive():  # whether it has begun to wait cannot be seen from here
+        turn.pauses(other)
+        thread.join(0)
     assert order == ["other", "back"]
-    assert other.wants()
 
 
-def test_once_in_a_quantum(turn, gave_way):
+def test_the_beginning_of_another_turn_is_not_its_end(turn, monkeypatch):
+    monkeypatch.setattr(module, "GLANCE", 0)
+    one, other = turn.join(always), turn.join(always)
+    asked = []
+    other.wants = lambda: asked.append(turn.has_begun(other)) or True
+    one.has_run(QUANTUM_NS)
+    assert len(asked) == 1 + module.PATIENCE
+
+
+def test_a_turn_ends_when_its_loop_leaves(turn, monkeypatch):
+    monkeypatch.setattr(module, "GLANCE", 60)
+    one, other = turn.join(always), turn.join(always)
+    thread = threading.Thread(target=one.has_run, args=(QUANTUM_NS,), daemon=True)
+    thread.start()
+    while turn._polite is None:
+        time.sleep(0)
+    turn.leave(other)
+    thread.join()
+
+
+def test_once_in_a_quantum(turn, gave_way, clock):
     one, _ = turn.join(never), turn.join(always)
     asked = []
-    for now in range(0, 4 * QUANTUM_NS, QUANTUM_NS // 10):
-        one.has_run(now)
+    for clock.now in range(0, 4 * QUANTUM_NS, QUANTUM_NS // 10):
+        one.has_run(clock.now)
         asked.append(len(gave_way))
     assert [asked.index(count) for count in (1, 2, 3)] == [10, 20, 30]
 
@@ -61,19 +89,47 @@ def test_a_loop_that_has_just_begun_does_not(turn, gave_way):
     assert not gave_way
 
 
-def test_of_two_only_one_gives_way_and_wants_its_turn_once_the_other_has_begun(turn, monkeypatch):
-    monkeypatch.setattr(module, "PATIENCE", 60)
+def test_a_turn_begins_when_a_loop_takes_it(turn, gave_way, clock):
     one, other = turn.join(always), turn.join(always)
-    thread = threading.Thread(target=one.has_run, args=(QUANTUM_NS,), daemon=True)
-    thread.start()
-    while one.wants():
-        time.sleep(0)
-    other.has_run(QUANTUM_NS)  # does not wait for one, which waits for it
-    while not one.wants():
-        turn.has_begun()
-    while thread.is_alive():
-        turn.has_begun()
-        thread.join(0)
+    for place in (one, other, one):
+        clock.now += 10 * QUANTUM_NS
+        turn.has_begun(place)
+        place.has_run(clock.now + QUANTUM_NS - 1)
+        assert not gave_way, "it has waited for long, and run for less than a quantum"
+    turn.has_begun(one)
+    one.has_run(clock.now + QUANTUM_NS)
+    assert gave_way == [one]
+
+
+def test_it_does_not_wait_for_a_loop_that_has_no_work_any_more(turn, monkeypatch):
+    monkeypatch.setattr(module, "GLANCE", 0)
+    monkeypatch.setattr(module, "PATIENCE", 10**9)
+    answers = iter([True, True, True, False])
+    one, _ = turn.join(always), turn.join(lambda: next(answers))
+    one.has_run(QUANTUM_NS)
+    assert next(answers, "asked until it had none") == "asked until it had none"
+
+
+def test_of_two_only_one_waits_for_the_other(turn, monkeypatch):
+    monkeypatch.setattr(module, "GLANCE", 60)
+    places = [turn.join(always), turn.join(always)]
+    back = []
+
+    def run(place):
+        for k in range(1, 200):
+            place.has_run(k * QUANTUM_NS + 10**18)
+            turn.has_begun(place)
+        place.wants = never
+        turn.pauses(place)
+        back.append(place)
+
+    monkeypatch.setattr(module, "monotonic_ns", lambda: 0)
+    threads = [threading.Thread(target=run, args=(place,), daemon=True) for place in places]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(back) == 2
 
 
 def test_not_to_a_loop_that_has_no_work(turn, gave_way):
