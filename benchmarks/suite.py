@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 
 from benchmarks.backends import Backend
 from benchmarks.floor import Floor
-from benchmarks.workloads import Figures, Floored, Row, Site, Workload
+from benchmarks.workloads import Figures, Floored, Row, Site, Sliced, Workload
 
 FLOOR = "floor"
 
@@ -54,18 +54,23 @@ def run(
     rounds: int,
     tell: Callable[[str], None],
 ) -> Results:
-    """Measures everything `rounds` times, one graph alive at a time. `tell` hears what is under way."""
+    """Measures everything `rounds` times, one graph alive at a time. `tell` hears what is under way.
+
+    Where a workload asks for it, the turns within a round are short, and many.
+    """
     results = Results([row for workload in workloads for row in workload.rows])
     turns: list[Backend | Floor] = [*backends, *([floor] if floor else [])]
     for number in range(rounds):
         for workload in workloads:
             tell(f"round {number + 1} of {rounds}: {workload.name}")
-            for turn in turns:
+            slices = workload.slices if isinstance(workload, Sliced) else 1
+            here = replace(site, seconds=site.seconds / slices)
+            for turn in [*turns] * slices:
                 try:
                     if not isinstance(turn, Floor):
-                        results.add(turn.name, workload.measure(turn, site))
+                        results.add(turn.name, workload.measure(turn, here))
                     elif isinstance(workload, Floored):
-                        results.add(FLOOR, workload.floor(turn, site))
+                        results.add(FLOOR, workload.floor(turn, here))
                 except Exception as error:  # told at the end; the other figures are still good
                     who = FLOOR if isinstance(turn, Floor) else turn.name
                     results.failures[f"{who}: {workload.name}: {type(error).__name__}: {error}"] += 1

@@ -14,7 +14,8 @@ NOTES = """\
 Medians over the rounds. gain: how many times better async_adag is than Ray. floor: the same shape of C
 processes that park in read() of an eventfd, and copy the array once per hop (pingpong.c). over floor:
 async_adag's time divided by that. Left alone, the kernel may put both ends on one core, where waking is
-cheap, or on two, where it is not; the pinned rows compare like with like."""
+cheap, or on two, where it is not; the pinned rows compare like with like, in ten short turns a round, since
+what a wake-up costs changes from second to second."""
 NOT_MEASURED = "-"
 
 

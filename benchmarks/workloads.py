@@ -94,6 +94,14 @@ class Floored(Workload, Protocol):
     def floor(self, floor: Floor, site: Site) -> Figures: ...
 
 
+@runtime_checkable
+class Sliced(Workload, Protocol):
+    """A workload whose ratio to the floor counts, so that both take short turns, `slices` of them in a round."""
+
+    @property
+    def slices(self) -> int: ...
+
+
 @dataclass(frozen=True)
 class Awaited:
     """Round trips in an event loop, one after the other; then (`crowded`) many in flight."""
@@ -283,11 +291,16 @@ class Idle:
 
 @dataclass(frozen=True)
 class Pinned:
-    """The awaited round trip of async_adag with all threads of driver and actor tied to two cores, or one."""
+    """The awaited round trip of async_adag with all threads of driver and actor tied to two cores, or one.
+
+    What a wake-up costs changes from one second to the next by a factor of two and more, by what else runs on the
+    host of a virtual machine: hence the slices.
+    """
 
     driver_cpu: int
     actor_cpu: int
     shape: Stages = ONE
+    slices: int = 10
 
     @property
     def name(self) -> str:
