@@ -18,9 +18,10 @@ import ray
 
 from benchmarks import machine, suite, table
 from benchmarks.backends import AdagBackend, Backend, BusyPoll, RayBackend
+from benchmarks.everything import all_workloads
 from benchmarks.floor import Floor, NoFloor, compiled_floor
 from benchmarks.graphs import LONG, start_actors
-from benchmarks.workloads import Site, Workload, all_workloads
+from benchmarks.workloads import Site, Workload
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,10 @@ def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit status: 1 if something could not be measured."""
     options = _parser().parse_args(arguments)
     effort = QUICK if options.quick else FULL
-    workloads = [workload for workload in all_workloads() if options.only in workload.name]
+    everything = all_workloads(deaths=options.deaths)
+    workloads = [workload for workload in everything if options.only in workload.name]
     if not workloads:
-        names = "; ".join(workload.name for workload in all_workloads())
+        names = "; ".join(workload.name for workload in everything)
         print(f"--only {options.only!r} fits none of: {names}", file=sys.stderr)
         return 2
     backends: list[Backend] = [RayBackend(), AdagBackend(options.busy_poll)]
@@ -132,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help='async_adag\'s busy_poll, seconds or "auto" (0: it parks)',
     )
+    parser.add_argument("--deaths", action="store_true", help="also how soon the death of an actor is noticed")
     parser.add_argument("--backend", choices=("ray", "async_adag"), help="only this one, instead of both")
     parser.add_argument(
         "--only", default="", metavar="TEXT", help='only workloads with this name, such as "chain"'

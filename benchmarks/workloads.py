@@ -15,10 +15,10 @@ import numpy as np
 
 from benchmarks.backends import MAX_INFLIGHT, AdagBackend, Backend, Graph
 from benchmarks.floor import Floor
-from benchmarks.graphs import ALLREDUCE, CHAIN, FAN_OUT, LONG, ONE, Allreduce, Shape, Stages
+from benchmarks.graphs import ALLREDUCE, CHAIN, LONG, ONE, Allreduce, Shape, Stages
 from benchmarks.idle import cpu_seconds
 from benchmarks.measure import async_times, blocking_times, percentile, throughput
-from benchmarks.pinning import pinned, two_cores
+from benchmarks.pinning import pinned
 
 IN_FLIGHT = 8
 MEGABYTE = 1_000_000
@@ -331,25 +331,6 @@ class Pinned:
     def floor(self, floor: Floor, site: Site) -> Figures:
         cpus = (self.driver_cpu, self.actor_cpu)
         return dict(zip(self.rows, floor.round_trip(self.shape, site.seconds, cpus=cpus), strict=True))
-
-
-def all_workloads() -> list[Workload]:
-    """Everything that can be measured on this machine, in the order of the table."""
-    workloads: list[Workload] = [
-        Awaited(ONE, crowded=True),
-        Awaited(CHAIN, crowded=True),
-        Awaited(FAN_OUT),
-        *(Blocking(shape) for shape in (ONE, CHAIN, FAN_OUT)),
-        *(Arrays(megabytes) for megabytes in (1, 16)),
-        *(Collective(kilobytes) for kilobytes in (1, 1000, 16_000)),
-        Compile(),
-        Idle(),
-    ]
-    cores = two_cores()
-    if cores is not None:
-        first, second = cores
-        workloads += [Pinned(first, second), Pinned(first, first)]
-    return workloads
 
 
 def _p50_and_p99(times: list[float]) -> tuple[float, float]:

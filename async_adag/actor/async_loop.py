@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -56,6 +57,7 @@ class AsyncLoop:
         self._lead = self._calls[0].reads[0]
         self._begun = 0
         self._running: set[asyncio.Task[None]] = set()
+        self._computing: dict[int, tuple[int, int]] = {}  # execution: its task, and since when
         self._stopping = False
         self._over = False
         self._exiting = False
@@ -171,7 +173,7 @@ class AsyncLoop:
         return inbox.kept.pop(seq)
 
     async def _compute(self, call: Call, seq: int, args: list[Any], kwargs: dict[str, Any]) -> Any:
-        began = self._control.enter(call.number, seq)
+        began = self._enters(call.number, seq)
         exiting = False
         try:
             result = call.method(*args, **kwargs)
@@ -192,7 +194,21 @@ class AsyncLoop:
             return call.failure(error)
         finally:
             if not exiting:
-                self._control.leave(call.number, began)
+                self._leaves(call.number, seq, began)
+
+    # The control page has room for one execution: it shows the one that computes the longest.
+
+    def _enters(self, task: int, seq: int) -> int:
+        began = time.monotonic_ns() if self._computing else self._control.enter(task, seq)
+        self._computing[seq] = task, began
+        return began
+
+    def _leaves(self, task: int, seq: int, began: int) -> None:
+        self._control.leave(task, began)
+        del self._computing[seq]
+        for other, (its_task, since) in self._computing.items():
+            self._control.show(its_task, other, since)
+            break
 
     def _finish(self, broken: str) -> None:
         if self._over:

@@ -86,6 +86,11 @@ class Control:
         words[_STATE] = 2  # COMPUTING
         return now
 
+    def show(self, task: int, seq: int, since: int) -> None:
+        """Say that the loop computes, since that time, in nanoseconds."""
+        self.enter(task, seq)
+        self.words[_SINCE] = since
+
     def leave(self, task: int, began: int) -> int:
         """Say that it has computed, since ``began``; returns for how many nanoseconds."""
         words = self.words

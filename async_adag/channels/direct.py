@@ -19,7 +19,7 @@ _NO_BUFFERS: list[memoryview] = []
 class Direct:
     """A hand-over with ``slots`` places; make one `DirectWriter` and one `DirectReader` for each reader."""
 
-    __slots__ = ("doorbells", "parked", "queues", "slots", "writer_doorbell", "writer_parked")
+    __slots__ = ("doorbells", "parked", "queues", "slots", "writer_doorbell", "writer_parked", "written")
 
     def __init__(self, slots: int, doorbells: list[Doorbell], writer_doorbell: Doorbell) -> None:
         """A hand-over whose readers have these doorbells, in their order."""
@@ -29,6 +29,7 @@ class Direct:
         self.parked = [False] * len(doorbells)
         self.writer_doorbell = writer_doorbell
         self.writer_parked = False
+        self.written = 0
 
 
 class DirectWriter:
@@ -63,6 +64,7 @@ class DirectWriter:
         channel = self._channel
         (value,) = self._staged
         self._staged = []
+        channel.written += 1
         for number, queue in enumerate(channel.queues):
             queue.append(value)
             if channel.parked[number]:  # in order under the GIL: no fence

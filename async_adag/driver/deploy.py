@@ -27,6 +27,7 @@ from async_adag.actor.wiring import Endpoints, Wiring, connect_ends, ring_spec, 
 from async_adag.channels.codec import dumps
 from async_adag.channels.direct import Direct
 from async_adag.channels.doorbell import Doorbell
+from async_adag.channels.gauge import DirectGauge, Gauge, RingGauge
 from async_adag.channels.memory import create_file
 from async_adag.channels.processes import peer_pidfd
 from async_adag.channels.rendezvous import Listener, receive_text, send_fds
@@ -49,6 +50,7 @@ class Deployment:
         bells: every actor's doorbell, by actor.
         supervision: watches the actors.
         specs: the rings, by channel; a channel without one is a hand-over.
+        gauges: how far each channel is, by channel.
         own_loop: the event loop on which nodes of the driver's own actor run, if there is one.
     """
 
@@ -57,6 +59,7 @@ class Deployment:
     bells: list[Doorbell]
     supervision: Supervision
     specs: dict[int, RingSpec]
+    gauges: dict[int, Gauge]
     own_loop: asyncio.AbstractEventLoop | None
 
     def transport(self, channel: int) -> Transport:
@@ -79,6 +82,7 @@ class Deployment:
     def close(self) -> None:
         """Let go of everything; the loops have ended or were asked to."""
         self.ends.close()
+        self.gauges.clear()
         for bell in self.bells:
             bell.close()
         self.supervision.close()
@@ -244,6 +248,8 @@ class _Meeting:
                 supervision.watch(guest.number, guest.pidfd, guest.connection)
                 guest.connection, guest.pidfd = None, -1
             own_fds = self._own_fds()
+            gauges: dict[int, Gauge] = {n: RingGauge(self._specs[n], fd) for n, fd in made.rings.items()}
+            gauges |= {number: DirectGauge(direct) for number, direct in self._directs.items()}
             fds = [made.bells.pop(process) for process in wiring.doorbells]
             fds += [made.rings.pop(channel, -1) for channel in wiring.channels]
             ends = connect_ends(wiring, fds, self._plan.channels, self._specs, self._directs)
@@ -258,7 +264,7 @@ class _Meeting:
         made.close()
         self._listener.close()
         self._epoll.close()
-        return Deployment(ends, self._controls, bells, supervision, self._specs, own_loop)
+        return Deployment(ends, self._controls, bells, supervision, self._specs, gauges, own_loop)
 
     def _own_fds(self) -> list[int]:
         """What the loop of the driver's own actor is handed: duplicates, since it closes them by itself."""

@@ -30,7 +30,6 @@ from async_adag.errors import (
 )
 from async_adag.graph.model import FromInput
 from async_adag.graph.plan import Output, Plan
-from async_adag.observe.stats import Stats, take_stats
 from async_adag.options import Options
 from async_adag.protocol.frame import FrameError
 from async_adag.protocol.ledger import Entry, Ledger
@@ -337,21 +336,18 @@ class Engine:
         computing = self.deployment.computing()
         return "; " + "; ".join(computing) if computing else "; no actor is computing"
 
-    def snapshot(self) -> Stats:
-        """What the graph has done, and does now."""
+    def bytes_written(self) -> int:
+        """Bytes of payload that the driver has written."""
+        return sum(writer.bytes for writer in self._writers)
+
+    def number_of(self, sinks: Sinks) -> int:
+        """The number of the execution in flight that these wait for; -1 when it has just ended."""
         with self.lock:
-            parked, spun = self.blocking.waits()
-            return take_stats(
-                self.plan,
-                self.deployment.controls,
-                executions=self.ledger.admitted,
-                in_flight=self.ledger.in_flight,
-                waiting=len(self.line),
-                waits=self.line.waited,
-                written=sum(writer.bytes for writer in self._writers),
-                parked=parked,
-                spun=spun,
-            )
+            return next((entry.seq for entry, _ in self.ledger.pending() if entry.payload is sinks), -1)
+
+    def outputs_of(self, channels: list[int]) -> tuple[int, ...]:
+        """The outputs that these channels of the ledger bring, by number."""
+        return tuple(sorted(number for channel in channels for number, _ in self._routes[channel]))
 
     # -- departures and the end
 

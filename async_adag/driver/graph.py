@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 from async_adag.driver import closing
 from async_adag.driver.engine import Engine, Sinks
 from async_adag.driver.results import FutureList, GraphRef, RefList
+from async_adag.driver.snapshots import state_of, stats_of
 from async_adag.driver.stream import stream
 from async_adag.errors import CapacityExceeded, ExecutionTimeout
 from async_adag.observe.stats import Stats
@@ -158,7 +160,8 @@ def _set_deadline(
 def _expire(sinks: Sinks, timeout: float, engine: Engine) -> None:
     late = [future for future in sinks if not future.done()]
     error = ExecutionTimeout(
-        f"the execution missed its deadline of {timeout:g} s and is abandoned{engine.describe_computing()}"
+        f"execution {engine.number_of(sinks)} missed its deadline of {timeout:g} s and is "
+        f"abandoned{engine.describe_computing()}"
     )
     for future in late:
         future.set_exception(error)
@@ -193,7 +196,17 @@ class CompiledGraph(GraphCalls):
 
     def stats(self) -> Stats:
         """What the graph has done so far and is doing now: a frozen snapshot."""
-        return self._engine.snapshot()
+        return stats_of(self._engine)
+
+    def dump(self, file: TextIO | None = None) -> None:
+        """Print what every loop does, how far every channel is, and where each execution in flight is.
+
+        Nothing is stopped or asked: it reads what the actors keep in shared memory, so it works while they hang.
+
+        Args:
+            file: where to; standard error by default.
+        """
+        print(state_of(self._engine), file=sys.stderr if file is None else file)
 
     def visualize(self, format: Format = "text") -> str:  # noqa: A002 - the word that callers expect
         """A picture of the graph: actors, methods, channels with their transports and sizes. The same each time.
