@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import struct
 
@@ -29,3 +30,10 @@ def peer_pidfd(connection: socket.socket) -> int:
         return fd
     except OSError:
         return os.pidfd_open(peer_credentials(connection)[0])
+
+
+def has_ended(pidfd: int, timeout: float) -> bool:
+    """Whether the process has ended, or does within ``timeout`` seconds."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(timeout * 1000))

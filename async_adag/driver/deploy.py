@@ -29,7 +29,7 @@ from async_adag.channels.direct import Direct
 from async_adag.channels.doorbell import Doorbell
 from async_adag.channels.gauge import DirectGauge, Gauge, RingGauge
 from async_adag.channels.memory import create_file
-from async_adag.channels.processes import peer_pidfd
+from async_adag.channels.processes import has_ended, peer_pidfd
 from async_adag.channels.rendezvous import Listener, receive_text, send_fds
 from async_adag.channels.ring import RingSpec, create_ring
 from async_adag.collectives.communicators import Communicators
@@ -89,6 +89,7 @@ class Deployment:
 
 
 LOOK_AGAIN = 0.05  # seconds between looks at what Ray knows
+DYING = 5.0  # seconds within which a process that has hung up ends, if it does: it frees its memory in between
 
 
 class Cancelled(Exception):
@@ -334,10 +335,7 @@ class _Meeting:
             except Exception as error:
                 raise self._refused(one, error) from error
             if reason or guest is not None:
-                name = self._plan.actors[one.number].name
-                raise GraphError(
-                    f"{name} left while the graph was being compiled: {reason or text or 'it hung up'}"
-                )
+                raise self._gone(one, reason or text)
 
     def _refused(self, guest: _Guest, error: Exception) -> GraphError:
         actor = self._plan.actors[guest.number]
@@ -353,6 +351,14 @@ class _Meeting:
                 "(runtime_env={'pip': ['async-adag']} does it)"
             )
         return GraphError(f"{actor.name} cannot run its share of the graph ({nodes}): {cause}")
+
+    def _gone(self, guest: _Guest, words: str) -> GraphError:
+        """What an actor that has left makes of this; ``words`` is what it said, if it did."""
+        name = self._plan.actors[guest.number].name
+        left = max(0.0, min(DYING, self._deadline - time.monotonic()))
+        if not words and guest.pidfd >= 0 and has_ended(guest.pidfd, left):
+            return CompileActorDied(f"the process of {name} died while the graph was being compiled")
+        return GraphError(f"{name} left while the graph was being compiled: {words or 'it hung up'}")
 
     def _too_late(self) -> GraphError:
         late = [

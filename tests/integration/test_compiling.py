@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 
 import pytest
 import ray
@@ -14,6 +16,7 @@ import async_adag
 from async_adag import GpuUnavailable, GraphError
 from async_adag.graph.model import TensorTransport
 from tests.actors import Worker, wait_until_dead
+from tests.belongings import take_stock
 from tests.threads import in_thread
 from tests.turns import turns
 
@@ -185,10 +188,11 @@ async def test_a_context_manager_gives_the_graph(worker):
 
 def test_a_busy_actor(workers, gate):
     """It is named, the others are let go, and all can be compiled when it is free."""
-    busy = workers[1].hold.remote(gate.path)
-    gate.entered()
     with InputNode() as x:
         dag = workers[2].add.bind(workers[1].add.bind(workers[0].add.bind(x)))
+    async_adag.compile(dag).teardown()  # the actors have started, and imported what it takes
+    busy = workers[1].hold.remote(gate.path)
+    gate.entered()
     with pytest.raises(GraphError, match=r"compile_timeout=0\.5") as caught:
         async_adag.compile(dag, compile_timeout=0.5)
     message = str(caught.value)
@@ -277,6 +281,28 @@ def test_an_actor_that_dies_while_its_graph_is_compiled(workers, make_actor, gat
     assert isinstance(error, ActorDiedError)
     with pytest.raises(ActorDiedError):
         ray.get(busy)
+    with async_adag.compile(echo(workers[0])) as compiled:
+        assert compiled.execute(1).get() == 1
+
+
+def test_an_actor_that_dies_while_others_are_waited_for(workers, make_actor, gate):
+    """Its loop runs already, and Ray knows of no call of it that failed."""
+    ready = make_actor()
+    pid = ray.get(ready.pid.remote())
+    busy = workers[0].hold.remote(gate.path)
+    gate.entered()
+    with InputNode() as x:
+        dag = workers[0].add.bind(ready.add.bind(x))
+    compiling = in_thread(async_adag.compile, dag)
+    while not ray.get(ready.call.remote(take_stock)).of_graphs():
+        pass
+    os.kill(pid, signal.SIGKILL)
+    error = compiling.exception()
+    assert isinstance(error, GraphError)
+    assert isinstance(error, ActorDiedError)
+    assert name_of(ready) in str(error)
+    gate.open()
+    ray.get(busy)
     with async_adag.compile(echo(workers[0])) as compiled:
         assert compiled.execute(1).get() == 1
 
