@@ -26,6 +26,8 @@ class LoopState(IntEnum):
     WAITING = 1
     COMPUTING = 2
     ENDED = 3
+    SENDING = 4  # tensors, by a communicator
+    RECEIVING = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +37,9 @@ class LoopSnapshot:
     Attributes:
         actor: the actor in words.
         state: waiting, computing…
-        node: the node in words, where it is computing.
+        node: the node in words, where it is computing or sending what that has computed.
         execution: which execution, counted from 0.
-        seconds: for how long it has been computing.
+        seconds: for how long it has been computing, sending or receiving.
     """
 
     actor: str
@@ -46,9 +48,15 @@ class LoopSnapshot:
     execution: int
     seconds: float
 
+    def is_busy(self) -> bool:
+        """Whether it does something that cannot be interrupted: computes, or has a communicator at work."""
+        return self.state in (LoopState.COMPUTING, LoopState.SENDING, LoopState.RECEIVING)
+
     def __str__(self) -> str:
         if self.state is LoopState.COMPUTING:
             return f"{self.node}: computing execution {self.execution} since {self.seconds:.1f} s"
+        if self.is_busy():
+            return f"{self.actor}: {self.state.name.lower()} tensors by a communicator since {self.seconds:.1f} s"
         return f"{self.actor}: {self.state.name.lower()}"
 
 
@@ -103,6 +111,11 @@ class Control:
 
     def set_state(self, state: LoopState) -> None:
         """Say what the loop does from now on."""
+        self.words[_STATE] = int(state)
+
+    def begin(self, state: LoopState) -> None:
+        """Say that the loop begins to send or to receive."""
+        self.words[_SINCE] = time.monotonic_ns()
         self.words[_STATE] = int(state)
 
     def record_waits(self, parked: int, spun: int) -> None:

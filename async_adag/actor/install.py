@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from async_adag._version import __version__
 from async_adag.actor.async_loop import AsyncLoop
+from async_adag.actor.communicators import Communicators
 from async_adag.actor.control import Control
 from async_adag.actor.loop import ThreadLoop
 from async_adag.actor.ray_runtime import actor_event_loop, end_actor
@@ -25,7 +26,6 @@ from async_adag.channels.rendezvous import (
     send_text,
 )
 from async_adag.channels.ring import RingSpec
-from async_adag.collectives.communicators import Communicators
 from async_adag.graph.plan import ActorPlan, Channel
 
 READY = "ready"
@@ -151,20 +151,25 @@ def _start_loop(
     on_end: Callable[[str], None],
 ) -> asyncio.AbstractEventLoop | None:
     """Start the loop that fits the actor: a thread, or a task on the actor's event loop."""
-    communicators = Communicators(share.plan)
+    communicators = Communicators(share.plan.communicators)
 
     def end(broken: str) -> None:
-        communicators.close()
-        on_end(broken)
+        communicators.unwatch()
+        if broken:
+            on_end(broken)  # first: a communicator that is in trouble may take its time
+            communicators.close()
+        else:
+            communicators.close()
+            on_end(broken)
 
     try:
         loop = actor_event_loop(instance, share.plan.tasks[0].method)
-        if loop is not None and communicators:
+        if loop is not None and share.plan.communicators:
             raise RuntimeError(
                 f"{share.plan.name} is an async actor, whose executions interleave: a communicator of your own, "
                 "which waits for the other actors, works with synchronous actors only"
             )
-        communicators.start()
+        communicators.start(sentinels)
         running: ThreadLoop | AsyncLoop
         if loop is None:
             running = ThreadLoop(

@@ -5,18 +5,20 @@ from __future__ import annotations
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from async_adag.actor.calls import Call, calls_of, first_registers, unpack
 from async_adag.actor.control import Control, LoopState
+from async_adag.actor.moved import move_tensors
 from async_adag.actor.turn import Turn, always, never
 from async_adag.actor.wiring import Endpoints
 from async_adag.channels.codec import Encoded
 from async_adag.channels.interface import STOP, Failure, Writer
 from async_adag.channels.parking import Parking, SentinelFired
 from async_adag.graph.plan import ActorPlan
-from async_adag.protocol.frame import FrameError
+from async_adag.protocol.frame import ChannelError
 
 
 class _Ended(Exception):
@@ -58,6 +60,7 @@ class ThreadLoop:
         end_actor: Callable[[], None],
         on_end: Callable[[str], None],
     ) -> None:
+        move_tensors(plan.moves, ends, self._apart)
         self._calls = calls_of(plan, instance, ends.readers, ends.writers)
         self._first = first_registers(plan)
         self._ends = ends
@@ -92,7 +95,7 @@ class ThreadLoop:
             # No goodbye: this process ends now, in the middle of a node, and that is what the driver is to see.
             self._end_actor()
             return
-        except FrameError as error:
+        except ChannelError as error:
             broken = str(error)
         except BaseException:
             broken = f"a fault in the loop: {traceback.format_exc()}"
@@ -117,7 +120,7 @@ class ThreadLoop:
                     self._wait(reader.may_read, reader.arm, reader.may_read)
                 try:
                     value = reader.read()
-                except FrameError:
+                except ChannelError:
                     raise
                 except Exception as error:
                     value = call.unreadable(error)
@@ -173,6 +176,18 @@ class ThreadLoop:
             return call.failure(error)
         finally:
             call.took = self._control.leave(call.number, began)
+            self._place.wants = self._place.has_work
+
+    @contextmanager
+    def _apart(self, state: LoopState) -> Iterator[None]:
+        """While a communicator is at work, which may wait for actors that wait for this one in another graph."""
+        self._place.wants = never
+        self._turn.pauses(self._place)
+        self._control.begin(state)
+        try:
+            yield
+        finally:
+            self._control.set_state(LoopState.WAITING)
             self._place.wants = self._place.has_work
 
     def _write(self, call: Call, writer: Writer, encoded: Encoded) -> None:

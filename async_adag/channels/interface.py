@@ -15,13 +15,11 @@ __all__ = ["STOP", "Encoded", "Failure", "Reader", "Stop", "Writer"]
 
 
 class Writer(Protocol):
-    """The writing end of a channel; one process, one thread at a time.
+    """The writing end of a channel; one process, one thread at a time."""
 
-    Attributes:
-        bytes: of payload, written so far.
-    """
-
-    bytes: int
+    @property
+    def bytes(self) -> int:
+        """Bytes of payload, written so far."""
 
     def encode(self, value: Any) -> Encoded:
         """Prepare ``value``; may raise whatever pickling raises. Nothing is sent. A `Failure` or `STOP` may be
@@ -47,7 +45,12 @@ class Writer(Protocol):
         """
 
     def publish(self) -> None:
-        """Send what was staged, as the next execution's frame. Cannot fail."""
+        """Send what was staged, as the next execution's frame.
+
+        Raises:
+            ChannelError: the channel cannot go on. No channel of its own raises it, only one whose tensors
+                something else carries.
+        """
 
     def arm(self) -> bool:
         """Ask for a ring of this process's doorbell when `may_write` becomes true; True if it already is."""
@@ -57,13 +60,11 @@ class Writer(Protocol):
 
 
 class Reader(Protocol):
-    """One reading end of a channel; one process, one thread at a time.
+    """One reading end of a channel; one process, one thread at a time."""
 
-    Attributes:
-        bytes: of payload, read so far.
-    """
-
-    bytes: int
+    @property
+    def bytes(self) -> int:
+        """Bytes of payload, read so far."""
 
     def may_read(self) -> bool:
         """Whether `read` may be called now."""
@@ -72,7 +73,7 @@ class Reader(Protocol):
         """The next execution's value, or a `Failure`, or `STOP`. Its slot is given back before this returns.
 
         Raises:
-            FrameError: what lies there is no frame; the channel cannot go on.
+            ChannelError: the channel cannot go on; a FrameError where what lies there is no frame.
             Exception: whatever unpickling the value raised; the frame is consumed and the channel goes on.
         """
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-from typing import Literal, TypedDict, Unpack
+from collections.abc import Callable
+from typing import Any, Literal, TypedDict, Unpack
 
 import anyio
 import ray
@@ -19,6 +20,7 @@ from async_adag.errors import GpuUnavailable, GraphError
 from async_adag.graph.model import Graph
 from async_adag.graph.plan import plan_graph
 from async_adag.graph.ray_dag import read_dag
+from async_adag.graph.ray_transport import CREATE
 from async_adag.options import Options, options_from
 
 OLDEST_RAY, NEWEST_RAY = (2, 50), (2, 60)
@@ -52,7 +54,7 @@ def compile(dag: DAGNode, /, **options: Unpack[CompileOptions]) -> CompiledGraph
         GraphError: the DAG cannot be compiled, or an actor is dead or did not answer; names the node.
         GpuUnavailable: a node asks for GPU transport, and there is none here.
     """
-    return _compile(dag, options_from(dict(options)), threading.Event())
+    return compile_with(dag, options_from(dict(options)))
 
 
 async def compile_async(dag: DAGNode, /, **options: Unpack[CompileOptions]) -> CompiledGraph:
@@ -62,7 +64,7 @@ async def compile_async(dag: DAGNode, /, **options: Unpack[CompileOptions]) -> C
     done: list[CompiledGraph] = []
 
     def work() -> None:
-        graph = _compile(dag, checked, given_up)
+        graph = compile_with(dag, checked, given_up=given_up.is_set)
         done.append(graph)
         if given_up.is_set():
             graph.teardown()
@@ -77,12 +79,26 @@ async def compile_async(dag: DAGNode, /, **options: Unpack[CompileOptions]) -> C
     return done[0]
 
 
-def _compile(dag: DAGNode, options: Options, given_up: threading.Event) -> CompiledGraph:
+def compile_with(
+    dag: DAGNode,
+    options: Options,
+    *,
+    default_communicator: Any = CREATE,
+    given_up: Callable[[], bool] = lambda: False,
+) -> CompiledGraph:
+    """As `compile`, with options that were checked, and what only the adapter and `compile_async` have.
+
+    Args:
+        dag: the node that ends the DAG.
+        options: the options.
+        default_communicator: see `read_dag`.
+        given_up: whether nobody waits for the graph any more.
+    """
     _check_platform()
-    read = read_dag(dag)
+    read = read_dag(dag, default_communicator)
     _check_transports(read.graph, options)
     plan = plan_graph(read.graph)
-    deployment = deploy(plan, read.handles, options, given_up.is_set)
+    deployment = deploy(plan, read.handles, options, given_up)
     return CompiledGraph(Engine(plan, deployment, options))
 
 
@@ -106,8 +122,9 @@ def _check_platform() -> None:
 
 def _check_transports(graph: Graph, options: Options) -> None:
     for node in graph.nodes:
-        if node.transport is not None and node.transport.needs_gpu() and options.device != "cpu":
-            asks = "accelerator transport" if node.transport.kind == "accelerator" else "tensors on a GPU"
+        asking = [one for one in node.transports if one is not None and one.needs_gpu()]
+        if asking and options.device != "cpu":
+            asks = "accelerator transport" if asking[0].kind == "accelerator" else "tensors on a GPU"
             raise GpuUnavailable(
                 f"the edge out of {graph.label(node.number)} asks for {asks}, which needs the GPU stack: install "
                 "async-adag[gpu] on a machine with a GPU, or compile with device='cpu'"

@@ -20,7 +20,7 @@ import ray
 from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
 
 from async_adag._version import __version__
-from async_adag.actor.control import Control, LoopState, control_size
+from async_adag.actor.control import Control, control_size
 from async_adag.actor.install import READY, Share, install, install_here
 from async_adag.actor.ray_runtime import call_in_actor, own_actor
 from async_adag.actor.wiring import Endpoints, Wiring, connect_ends, ring_spec, wire
@@ -32,7 +32,6 @@ from async_adag.channels.memory import create_file
 from async_adag.channels.processes import has_ended, peer_pidfd
 from async_adag.channels.rendezvous import Listener, receive_text, send_fds
 from async_adag.channels.ring import RingSpec, create_ring
-from async_adag.collectives.communicators import Communicators
 from async_adag.driver.supervision import Supervision
 from async_adag.errors import CompileActorDied, GraphError
 from async_adag.graph.plan import DRIVER, ActorPlan, Plan
@@ -51,6 +50,7 @@ class Deployment:
         supervision: watches the actors.
         specs: the rings, by channel; a channel without one is a hand-over.
         gauges: how far each channel is, by channel.
+        movers: by channel, the communicator that carries its tensors, in words.
         own_loop: the event loop on which nodes of the driver's own actor run, if there is one.
     """
 
@@ -60,12 +60,13 @@ class Deployment:
     supervision: Supervision
     specs: dict[int, RingSpec]
     gauges: dict[int, Gauge]
+    movers: dict[int, str]
     own_loop: asyncio.AbstractEventLoop | None
 
     def transport(self, channel: int) -> Transport:
         """What moves a channel's frames."""
         spec = self.specs.get(channel)
-        return HAND_OVER if spec is None else ring_transport(spec.slots, spec.keep)
+        return HAND_OVER if spec is None else ring_transport(spec.slots, spec.keep, self.movers.get(channel, ""))
 
     def end_loops(self) -> None:
         """Ask every loop to end after its present method."""
@@ -75,9 +76,9 @@ class Deployment:
                 bell.ring()
 
     def computing(self) -> list[str]:
-        """What is computing now, in words."""
+        """What is computing now, or has a communicator at work, in words."""
         snapshots = [control.snapshot() for control in self.controls]
-        return [str(snapshot) for snapshot in snapshots if snapshot.state is LoopState.COMPUTING]
+        return [str(snapshot) for snapshot in snapshots if snapshot.is_busy()]
 
     def close(self) -> None:
         """Let go of everything; the loops have ended or were asked to."""
@@ -158,10 +159,10 @@ class _Meeting:
         self._instance = own[1] if own is not None else None
         # Its own actor, if that is in the graph: it cannot answer a call while it is busy compiling.
         self._own = next((a.number for a in plan.graph.actors if own is not None and a.id == own[0]), None)
-        if self._own is not None and Communicators(plan.actors[self._own]):
+        if self._own is not None and plan.actors[self._own].communicators:
             raise GraphError(
-                f"the driver is {plan.actors[self._own].name}, which takes part in an operation of a communicator "
-                "of your own: compile from another process, or leave the communicator out"
+                f"the driver is {plan.actors[self._own].name}, which is a rank of a communicator of your own: "
+                "compile from another process, or leave the communicator out"
             )
         here = {DRIVER, self._own}
         local = [c for c in plan.channels if {c.writer, *c.readers} <= here]
@@ -265,7 +266,12 @@ class _Meeting:
         made.close()
         self._listener.close()
         self._epoll.close()
-        return Deployment(ends, self._controls, bells, supervision, self._specs, gauges, own_loop)
+        movers = {
+            channel.number: type(mover.communicator).__name__
+            for channel in self._plan.channels
+            if (mover := self._plan.mover(channel.number)) is not None
+        }
+        return Deployment(ends, self._controls, bells, supervision, self._specs, gauges, movers, own_loop)
 
     def _own_fds(self) -> list[int]:
         """What the loop of the driver's own actor is handed: duplicates, since it closes them by itself."""

@@ -16,8 +16,11 @@ Reason = Callable[[int], AdagError]
 def departure(plan: Plan, left: Left, snapshot: LoopSnapshot) -> Reason:
     """An actor has left; ``snapshot`` is what its loop did last."""
     actor = plan.actors[left.actor]
-    computing = snapshot.state is LoopState.COMPUTING
-    doing = f"in {snapshot.node} of execution {snapshot.execution}" if computing else "between nodes"
+    doing = {
+        LoopState.COMPUTING: f"in {snapshot.node} of execution {snapshot.execution}",
+        LoopState.SENDING: f"while it sent tensors of {snapshot.node} in execution {snapshot.execution}",
+        LoopState.RECEIVING: "while it received tensors",
+    }.get(snapshot.state, "between nodes")
     if left.how is Departure.DIED:
         nodes = ", ".join(task.label for task in actor.tasks)
         return lambda seq: ActorDied(f"the process of {actor.name} died, {doing}; it ran {nodes}; {_outcome(seq)}")

@@ -82,14 +82,15 @@ class Actor:
 
 @dataclass(frozen=True, slots=True)
 class TensorTransport:
-    """How the tensors in a node's results are to travel: what ``with_tensor_transport`` asked for.
+    """How the tensors in a node's result are to travel: what ``with_tensor_transport`` asked for.
 
     Attributes:
         kind: "auto", "shm", "accelerator".
         device: where they are to be at the reader: "default" (as at the writer), "cpu", "gpu".
         static_shape: whether shapes and types are the same in every execution.
         direct_return: whether the result is a tensor itself, and not something that holds tensors.
-        communicator: the user's own; None for ours.
+        communicator: the user's own, which carries the tensors to other actors; None for ours.
+        ranks: in that communicator, by actor; None for an actor that is none of its ranks.
     """
 
     kind: str
@@ -97,10 +98,11 @@ class TensorTransport:
     static_shape: bool = False
     direct_return: bool = False
     communicator: Any = None
+    ranks: tuple[int | None, ...] = ()
 
     def needs_gpu(self) -> bool:
         """Whether shared memory would not be what was asked for."""
-        return self.kind == "accelerator" or self.device == "gpu"
+        return self.communicator is None and (self.kind == "accelerator" or self.device == "gpu")
 
 
 REDUCTIONS = ("sum", "product", "max", "min", "avg")
@@ -143,7 +145,8 @@ class Node:
         args: where its positional arguments come from.
         kwargs: where its keyword arguments come from.
         returns: how many values it returns (``num_returns``); more than one are each a result of their own.
-        transport: how tensors in its results are to travel; None where nothing was asked for.
+        transports: how tensors in each of its results are to travel; None for a result, or () for all of them,
+            where nothing was asked for.
         collective: the part of a collective operation that it is; None for a method.
     """
 
@@ -153,8 +156,13 @@ class Node:
     args: tuple[Source, ...]
     kwargs: tuple[tuple[str, Source], ...]
     returns: int = 1
-    transport: TensorTransport | None = None
+    transports: tuple[TensorTransport | None, ...] = ()
     collective: Collective | None = None
+
+    def mover(self, index: int) -> TensorTransport | None:
+        """The transport of a result that a communicator of the user's carries to other actors; else None."""
+        transport = self.transports[index] if self.transports else None
+        return None if transport is None or transport.communicator is None else transport
 
     def sources(self) -> tuple[Leaf, ...]:
         """Where all its arguments, and what lies in them, come from."""

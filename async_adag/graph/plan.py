@@ -4,6 +4,10 @@ A channel joins one process to the set of processes that need the same values, s
 however many read it. Values that do not leave their actor stay in its registers. Every actor begins an execution
 with a read: that is what starts it, and what tells it to stop; an actor that would not read first is sent an
 empty frame, a trigger.
+
+Where a communicator of the user's carries the tensors of a result, both ends wait for one another. All nodes have
+one order, and such a transfer has its place right behind the node whose result it carries, at both ends: a reader
+receives it ahead of its first node behind that place, needed there or not.
 """
 
 from __future__ import annotations
@@ -12,7 +16,18 @@ import itertools
 from dataclasses import dataclass
 from typing import Any
 
-from async_adag.graph.model import Collective, Const, FromInput, FromNode, Graph, InputKey, Packed, Source
+from async_adag.graph.model import (
+    Collective,
+    Const,
+    FromInput,
+    FromNode,
+    Graph,
+    InputKey,
+    Node,
+    Packed,
+    Source,
+    TensorTransport,
+)
 
 DRIVER = -1
 """The driver's number among the processes; actors have theirs."""
@@ -27,12 +42,14 @@ class Channel:
         writer: the process that writes.
         readers: the processes that read, in the order of their reading ends.
         values: what one frame carries: one value as it is, several as a tuple, none as an empty frame.
+        moved: whether a communicator of the user's carries the tensors in the values; see `Plan.mover`.
     """
 
     number: int
     writer: int
     readers: tuple[int, ...]
     values: tuple[FromInput | FromNode, ...]
+    moved: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +115,31 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
+class Move:
+    """A channel whose tensors a communicator carries, as one actor sees it.
+
+    Attributes:
+        channel: the channel.
+        edge: the channel in words.
+        communicator: the user's.
+        peers: the ranks at the other end: the readers', in the order in which they are served, or the writer's.
+    """
+
+    channel: int
+    edge: str
+    communicator: Any
+    peers: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """A communicator of the user's, and an actor's rank in it."""
+
+    communicator: Any
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
 class ActorPlan:
     """What one actor does in each execution.
 
@@ -107,6 +149,8 @@ class ActorPlan:
         constants: the values that were bound; they fill the first registers, once.
         registers: how many registers there are.
         tasks: in order.
+        moves: the channels of this actor whose tensors a communicator carries.
+        communicators: those of the graph that have this actor among their ranks, in one order for all actors.
     """
 
     actor: int
@@ -114,6 +158,8 @@ class ActorPlan:
     constants: tuple[Any, ...]
     registers: int
     tasks: tuple[Task, ...]
+    moves: tuple[Move, ...] = ()
+    communicators: tuple[Membership, ...] = ()
 
     def reads(self) -> list[int]:
         """The channels it reads."""
@@ -149,6 +195,10 @@ class Plan:
         """The channels that the driver reads."""
         return [channel for channel in self.channels if DRIVER in channel.readers]
 
+    def mover(self, channel: int) -> TensorTransport | None:
+        """How the tensors of a channel travel that a communicator carries; None for other channels."""
+        return _mover(self.graph, self.channels[channel])
+
 
 def plan_graph(graph: Graph) -> Plan:
     """Plan ``graph``. Deterministic: the same graph gives the same plan."""
@@ -181,15 +231,27 @@ def _channels(graph: Graph) -> tuple[Channel, ...]:
     found = [Channel(number, DRIVER, key[1], tuple(values)) for number, (key, values) in enumerate(groups.items())]
     for node in graph.nodes:
         # Per node, not per actor: a result must not wait for the actor's next node.
-        groups = {}
-        for index in range(node.returns):
-            result = FromNode(node.number, index)
-            readers = tuple(sorted(consumers.get(result, set()) - {node.actor}))
-            if readers:
-                groups.setdefault((node.actor, readers), []).append(result)
-        for (writer, readers), values in groups.items():
-            found.append(Channel(len(found), writer, readers, tuple(values)))
+        found += _channels_of(node, len(found), consumers)
     return tuple(found)
+
+
+def _channels_of(node: Node, first: int, consumers: dict[FromInput | FromNode, set[int]]) -> list[Channel]:
+    """The channels of a node's results, numbered from ``first``: those that a communicator carries come last."""
+    groups: dict[tuple[bool, int, tuple[int, ...]], list[FromInput | FromNode]] = {}
+    for index in range(node.returns):
+        result = FromNode(node.number, index)
+        readers = consumers.get(result, set()) - {node.actor}
+        mover = node.mover(index)
+        moving = readers - {DRIVER} if mover is not None else set()  # the driver is no rank
+        for moved, some in ((False, readers - moving), (True, moving)):
+            if some:
+                communicator = id(mover.communicator) if moved and mover is not None else 0
+                groups.setdefault((moved, communicator, tuple(sorted(some))), []).append(result)
+    ordered = sorted(groups.items(), key=lambda item: item[0][0])
+    return [
+        Channel(number, node.actor, readers, tuple(values), moved)
+        for number, ((moved, _, readers), values) in enumerate(ordered, first)
+    ]
 
 
 def _input_order(value: FromInput) -> tuple[bool, int, str]:
@@ -233,14 +295,17 @@ def _actor_plan(graph: Graph, channels: tuple[Channel, ...], actor: int) -> Acto
 
     tasks: list[Task] = []
     opened: set[int] = set()
+    moved = [c for c in channels if c.moved and actor in c.readers]
     for node in nodes:
         sources = [source for source in node.sources() if not isinstance(source, Const)]  # its value may not hash
         needed = [arriving[source] for source in sources if source in arriving]
         if not tasks and not needed:
             # Nothing would hold it back until the execution begins: an input of a later node does, or a trigger.
             needed = inputs[:1]
+        # Writers of these wait until they are received, and may have something else for this node only then.
+        needed += [channel for channel in moved if _origin(channel) < node.number]
         reads = []
-        for channel in needed:
+        for channel in sorted(needed, key=lambda channel: channel.number):
             if channel.number not in opened:
                 opened.add(channel.number)
                 reads.append(Read(channel.number, tuple(register(value) for value in channel.values)))
@@ -268,7 +333,58 @@ def _actor_plan(graph: Graph, channels: tuple[Channel, ...], actor: int) -> Acto
             )
         )
     name = str(graph.actors[actor])
-    return ActorPlan(actor, name, tuple(constants), next(unused), tuple(tasks))
+    moves = tuple(
+        _move(graph, c, actor) for c in channels if c.moved and (actor == c.writer or actor in c.readers)
+    )
+    members = _memberships(graph, channels, actor)
+    return ActorPlan(actor, name, tuple(constants), next(unused), tuple(tasks), moves, members)
+
+
+def _origin(channel: Channel) -> int:
+    """The node whose results a channel of an actor carries."""
+    (first, *_) = channel.values
+    assert isinstance(first, FromNode)
+    return first.node
+
+
+def _mover(graph: Graph, channel: Channel) -> TensorTransport | None:
+    if not channel.moved:
+        return None
+    (first, *_) = channel.values
+    assert isinstance(first, FromNode)
+    return graph.nodes[first.node].mover(first.index)
+
+
+def _move(graph: Graph, channel: Channel, actor: int) -> Move:
+    mover = _mover(graph, channel)
+    assert mover is not None
+    others = channel.readers if actor == channel.writer else (channel.writer,)
+    peers = tuple(rank for other in others if (rank := mover.ranks[other]) is not None)
+    readers = ", ".join(str(graph.actors[reader]) for reader in channel.readers)
+    edge = f"the edge from {graph.label(_origin(channel))} to {readers}"
+    return Move(channel.number, edge, mover.communicator, peers)
+
+
+def _memberships(graph: Graph, channels: tuple[Channel, ...], actor: int) -> tuple[Membership, ...]:
+    """In the order of the nodes: where starting one waits for its ranks, all of them come to it in turn."""
+    moved: dict[int, list[TensorTransport]] = {}
+    for channel in channels:
+        mover = _mover(graph, channel)
+        if mover is not None:
+            moved.setdefault(_origin(channel), []).append(mover)
+    found: dict[int, tuple[Any, int | None]] = {}
+
+    def note(communicator: Any, rank: int | None) -> None:
+        if found.get(id(communicator), (None, None))[1] is None:
+            found[id(communicator)] = communicator, rank
+
+    for node in graph.nodes:
+        part = node.collective
+        if part is not None and part.communicator is not None:
+            note(part.communicator, part.rank if node.actor == actor else None)
+        for mover in moved.get(node.number, ()):
+            note(mover.communicator, mover.ranks[actor])
+    return tuple(Membership(communicator, rank) for communicator, rank in found.values() if rank is not None)
 
 
 def input_key(value: FromInput | FromNode) -> InputKey:

@@ -16,6 +16,7 @@ from ray.dag.collective_node import CollectiveOutputNode
 
 from async_adag.errors import GraphError
 from async_adag.graph.model import REDUCTIONS
+from async_adag.graph.ray_transport import CREATE, default_for, is_communicator
 
 _GROUP_KEY = "async_adag_collective"
 
@@ -56,18 +57,26 @@ class _Ours:
     transport: Any
 
 
-def group_of(node: ClassMethodNode) -> Group | None:
-    """The collective operation that this node is an actor's part of, if any."""
+def group_of(node: ClassMethodNode, default: Any = CREATE) -> Group | None:
+    """The collective operation that this node is an actor's part of, if any.
+
+    Args:
+        node: the node.
+        default: the communicator for an operation that asks for accelerator transport and names none.
+
+    Raises:
+        GraphError: it asks for accelerator transport, and ``default`` is None or of other actors.
+    """
     if isinstance(node, CollectiveOutputNode):
         op = node.collective_op
         if op is None:
             return None
         transport = op.type_hint.get_custom_communicator() or op.type_hint.transport
-        return _group(op, *_read_operation(op._op), tuple(op.actor_handles), transport)
+        return _group(op, *_read_operation(op._op), tuple(op.actor_handles), transport, default)
     ours = node.get_other_args_to_resolve().get(_GROUP_KEY)
     if ours is None:
         return None
-    return _group(ours, ours.kind, ours.reduction, ours.handles, ours.transport)
+    return _group(ours, ours.kind, ours.reduction, ours.handles, ours.transport, default)
 
 
 def bind_collective(
@@ -143,16 +152,22 @@ def _read_operation(op: Any) -> tuple[str, str | None]:
 
 
 def _group(
-    identity: object, kind: str, reduction: str | None, handles: tuple[ActorHandle, ...], transport: Any
+    identity: object,
+    kind: str,
+    reduction: str | None,
+    handles: tuple[ActorHandle, ...],
+    transport: Any,
+    default: Any = CREATE,
 ) -> Group:
-    from ray.experimental.channel.communicator import Communicator  # at import it would cost users without any
     from ray.experimental.channel.cpu_communicator import CPUCommunicator
     from ray.experimental.util.types import ReduceOp
 
+    if transport in ("nccl", "accelerator"):
+        transport = default_for(kind, default) or transport
     communicator = None
-    if isinstance(transport, Communicator):
+    if is_communicator(transport):
         if {h._actor_id for h in transport.get_actor_handles()} != {h._actor_id for h in handles}:
-            raise GraphError(f"the communicator given to {kind}.bind is of other actors than the nodes")
+            raise GraphError(f"the communicator of {kind} is of other actors than the nodes")
         handles = tuple(sorted(handles, key=transport.get_rank))
         communicator = None if isinstance(transport, CPUCommunicator) else transport
     elif transport not in (None, "auto", "shm", "cpu", "nccl", "accelerator"):

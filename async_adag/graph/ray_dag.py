@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ray.actor import ActorHandle
@@ -33,6 +33,7 @@ from async_adag.graph.model import (
     leaves,
 )
 from async_adag.graph.ray_collective import Group, group_of
+from async_adag.graph.ray_transport import CREATE, check_ranks, ranks_of, read_transport
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +44,13 @@ class RayGraph:
     handles: tuple[ActorHandle, ...]
 
 
-def read_dag(root: object) -> RayGraph:
+def read_dag(root: object, default_communicator: Any = CREATE) -> RayGraph:
     """Read the DAG that ends in ``root``.
+
+    Args:
+        root: the node that ends it.
+        default_communicator: carries what asks for accelerator transport and names no communicator: one of the
+            user's; None where there is to be none; "create".
 
     Raises:
         GraphError: it is no DAG of actor methods that can be compiled; names the node and the remedy.
@@ -59,15 +65,14 @@ def read_dag(root: object) -> RayGraph:
         raise GraphError("a MultiOutputNode can only be the end of a DAG: name its nodes one by one")
     nodes = _component(root)
     unordered = [node for node in nodes if _is_call(node)]
-    operations = _Operations(unordered)
+    operations = _Operations(unordered, default_communicator)
     calls = _ordered(unordered, operations)
     if not calls:
         raise GraphError("the DAG has no actor method: bind one to its input")
     actors, handles = _actors(calls)
     reader = _Arguments({id(call): number for number, call in enumerate(calls)})
     specs = [
-        _node(number, call, actors[_handle(call)._actor_id.hex()].number, reader, operations)
-        for number, call in enumerate(calls)
+        _node(number, call, actors, reader, operations, default_communicator) for number, call in enumerate(calls)
     ]
     outputs = tuple(reader.output(end) for end in ends)
     if not outputs:
@@ -75,28 +80,42 @@ def read_dag(root: object) -> RayGraph:
     read = {source for spec in specs for source in spec.sources() if isinstance(source, FromInput)}
     signature = _signature(nodes, read | {output for output in outputs if isinstance(output, FromInput)})
     complete, outputs = announce(specs, [operations.announced(call) for call in calls], outputs)
-    return RayGraph(Graph(tuple(actors.values()), complete, signature, outputs, multi), handles)
+    graph = Graph(tuple(actors.values()), complete, signature, outputs, multi)
+    check_ranks(graph)
+    return RayGraph(graph, handles)
 
 
-def _node(number: int, call: ClassMethodNode, actor: int, reader: _Arguments, operations: _Operations) -> Node:
+def _node(
+    number: int,
+    call: ClassMethodNode,
+    actors: dict[str, Actor],
+    reader: _Arguments,
+    operations: _Operations,
+    default: Any,
+) -> Node:
+    actor = actors[_handle(call)._actor_id.hex()].number
     group = operations.group(call)
     if group is None:
         args, kwargs = reader.sources(call)
-        return Node(number, actor, call.get_method_name(), args, kwargs, _returns(call), _transport(call))
+        transports = _transports(call, _returns(call), default, actors)
+        return Node(number, actor, call.get_method_name(), args, kwargs, _returns(call), transports)
     parts = operations.parts(call)
     contributions = [reader.sources(part)[0] for part in parts]
     rank = parts.index(call)
     collective = Collective(group.kind, group.reduction, rank, len(parts), group.communicator, group.operation)
     args = contributions[rank] if group.communicator is not None else tuple(itertools.chain(*contributions))
-    transport = TensorTransport("accelerator") if group.accelerator else None
-    return Node(number, actor, str(group), args, (), len(contributions[rank]), transport, collective)
+    results = len(contributions[rank])
+    transports = _transports(call, results, default, actors)
+    if group.accelerator:
+        transports = (TensorTransport("accelerator"),) * results
+    return Node(number, actor, str(group), args, (), results, transports, collective)
 
 
 class _Operations:
     """The collective operations of a DAG, and the nodes that are their parts."""
 
-    def __init__(self, calls: list[ClassMethodNode]) -> None:
-        self._groups = {id(call): group for call in calls if (group := group_of(call)) is not None}
+    def __init__(self, calls: list[ClassMethodNode], default: Any) -> None:
+        self._groups = {id(call): group for call in calls if (group := group_of(call, default)) is not None}
         self._parts: dict[int, list[ClassMethodNode]] = {}
         for call in calls:
             if id(call) in self._groups:
@@ -152,11 +171,11 @@ def _check(node: DAGNode) -> None:
             f"{_name(node)} creates an actor: create it first with .remote(), and bind the handle's methods"
         )
     if isinstance(node, InputNode | InputAttributeNode):
-        transport = _transport(node)
-        if transport is not None and transport.kind == "accelerator":
+        transport = read_transport(node, "the input")
+        if transport is not None and (transport.kind == "accelerator" or transport.communicator is not None):
             raise GraphError(
-                "the input asks for accelerator transport, but the driver holds no GPU of the graph: send tensors "
-                "as they are, and have a node move them"
+                "the input asks for accelerator transport, or for a communicator, of which the driver is no part: "
+                "send tensors as they are, and have a node move them"
             )
     if not isinstance(node, InputNode | InputAttributeNode | MultiOutputNode | ClassMethodNode):
         raise GraphError(f"{_name(node)}: nodes of type {type(node).__name__} cannot be compiled")
@@ -204,8 +223,11 @@ def _ordered(calls: list[ClassMethodNode], operations: _Operations) -> list[Clas
         same.sort(key=_bind_index)
         for first, second in itertools.pairwise(same):
             after[place[id(second)]].add(place[id(first)])
+    together: dict[int, list[int]] = {}
     for parts in operations.meeting():
-        _join(after, {place[id(part)] for part in parts})
+        numbers = [place[id(part)] for part in parts]
+        _join(after, set(numbers))
+        together |= dict.fromkeys(numbers, numbers)
     missing = {number: len(before) for number, before in after.items()}
     followers: dict[int, list[int]] = {}
     for number, before in after.items():
@@ -214,18 +236,20 @@ def _ordered(calls: list[ClassMethodNode], operations: _Operations) -> list[Clas
     # Discovery began at the end of the graph, so the larger number tends to come first in the flow of data.
     ready = [(-number) for number, count in missing.items() if count == 0]
     heapq.heapify(ready)
-    order = []
+    order: dict[int, ClassMethodNode] = {}
     while ready:
-        number = -heapq.heappop(ready)
-        order.append(calls[number])
-        for follower in followers.get(number, ()):
-            missing[follower] -= 1
-            if missing[follower] == 0:
-                heapq.heappush(ready, -follower)
+        first = -heapq.heappop(ready)
+        # What meets stands together, with nothing between: no transfer may have its place there.
+        for number in together.get(first, [first]) if first not in order else ():
+            order[number] = calls[number]
+            for follower in followers.get(number, ()):
+                missing[follower] -= 1
+                if missing[follower] == 0:
+                    heapq.heappush(ready, -follower)
     if len(order) < len(calls):
         stuck = [_name(call) for number, call in enumerate(calls) if missing[number]]
         raise GraphError(f"these nodes wait for one another and would deadlock: {', '.join(stuck)}")
-    return order
+    return list(order.values())
 
 
 def _join(after: dict[int, set[int]], parts: set[int]) -> None:
@@ -269,17 +293,23 @@ def _returns(call: ClassMethodNode) -> int:
     return returns
 
 
-def _transport(node: DAGNode) -> TensorTransport | None:
-    hint = node.type_hint
-    name = type(hint).__name__
-    if name not in ("AutoTransportType", "TorchTensorType"):
-        return None
-    communicator = hint.get_custom_communicator()
-    if type(communicator).__name__ == "CPUCommunicator":
-        communicator = None
-    kind = "auto" if name == "AutoTransportType" else "accelerator" if hint.requires_accelerator() else "shm"
-    device = {"cuda": "gpu"}.get(str(hint.device), str(hint.device))
-    return TensorTransport(kind, device, bool(hint._static_shape), bool(hint._direct_return), communicator)
+def _transports(
+    call: ClassMethodNode, results: int, default: Any, actors: dict[str, Actor]
+) -> tuple[TensorTransport | None, ...]:
+    """What was asked for each result: at the call, or at one of its several results."""
+    asked: list[DAGNode] = [call] * results
+    for node in call._downstream_nodes:
+        if _is_output(node) and node.class_method_call is call:
+            asked[int(node.output_idx)] = node
+    found = tuple(_transport(node, _name(call), default, actors) for node in asked)
+    return found if any(found) else ()
+
+
+def _transport(node: DAGNode, name: str, default: Any, actors: dict[str, Actor]) -> TensorTransport | None:
+    transport = read_transport(node, name, default)
+    if transport is None or transport.communicator is None:
+        return transport
+    return replace(transport, ranks=ranks_of(transport.communicator, actors.values()))
 
 
 class _Arguments:

@@ -36,9 +36,18 @@ IN_DRIVER = Transport("local", "stays in the driver")
 HAND_OVER = Transport("hand-over", "handed over within the driver's process")
 
 
-def ring_transport(slots: int, buffer_size: int) -> Transport:
-    """A ring in shared memory, with so many slots, whose payload blocks keep so many bytes warm."""
-    return Transport("ring", f"shared memory ring, {slots} slots, buffers of {human_size(buffer_size)}")
+def ring_transport(slots: int, buffer_size: int, communicator: str = "") -> Transport:
+    """A ring in shared memory, with so many slots, whose payload blocks keep so many bytes warm.
+
+    Args:
+        slots: how many.
+        buffer_size: in bytes.
+        communicator: the user's, by name, if one carries the tensors.
+    """
+    ring = f"shared memory ring, {slots} slots, buffers of {human_size(buffer_size)}"
+    if communicator:
+        return Transport("communicator", f"tensors by {printable(communicator)}, the rest by {ring}")
+    return Transport("ring", ring)
 
 
 @dataclass(frozen=True, slots=True)

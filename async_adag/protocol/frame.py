@@ -52,7 +52,11 @@ _INT, _FLOAT, _REFS = int(Kind.INT), int(Kind.FLOAT), int(Kind.REFS)
 _BARE_KINDS = _REFS  # the kinds below it
 
 
-class FrameError(Exception):
+class ChannelError(Exception):
+    """A channel cannot go on; says why."""
+
+
+class FrameError(ChannelError):
     """A header that is no frame, out of its turn, or that points outside its memory."""
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 from hypothesis import settings
 
 import async_adag
+from async_adag.actor.moved import MovedReader, MovedWriter
 from async_adag.channels.direct import Direct, DirectReader, DirectWriter
 from async_adag.channels.doorbell import Doorbell
 from async_adag.channels.ring import RingReader, RingSpec, RingWriter, create_ring
@@ -106,11 +109,42 @@ def open_direct(readers: int = 1, slots: int = SLOTS) -> Channel:
     return Channel(slots, DirectWriter(direct), reading, bells, writer_bell)
 
 
+class Mover:
+    """Moves tensors within this process: a queue for each reader. One for the writer, and one for each reader."""
+
+    def __init__(self, queues: list[deque[Any]]) -> None:
+        self.queues = queues
+
+    def send(self, tensors: Any) -> None:
+        for queue in self.queues:
+            queue.extend(tensors)
+
+    def receive(self, headers: Any) -> list[Any]:
+        (queue,) = self.queues
+        received = [queue.popleft() for _ in headers]
+        assert not any(header.mismatch(tensor) for header, tensor in zip(headers, received, strict=True))
+        return [tensor.copy() for tensor in received]
+
+
+def open_moved(readers: int = 1) -> Channel:
+    """A ring whose tensors something else carries."""
+    ring = open_ring(readers)
+    queues: list[deque[Any]] = [deque() for _ in range(readers)]
+    ring.writer = MovedWriter(ring.writer, Mover(queues), nullcontext)
+    ring.readers = [
+        MovedReader(reader, Mover([queue]), "the edge", nullcontext)
+        for reader, queue in zip(ring.readers, queues, strict=True)
+    ]
+    return ring
+
+
 KINDS: dict[str, Callable[[], Channel]] = {
     "ring": open_ring,
     "ring-of-3": lambda: open_ring(3),
     "direct": open_direct,
     "direct-of-3": lambda: open_direct(3),
+    "moved": open_moved,
+    "moved-of-3": lambda: open_moved(3),
 }
 
 

@@ -315,7 +315,7 @@ def test_a_driver_that_is_a_rank_of_a_communicator_is_refused(worker, make_actor
     """Its own part would begin only when all others have, and they wait for it."""
     driver = make_actor(Driver)
     answer = ray.get(driver.compile_with.remote(worker, str(tmp_path / "log")), timeout=20)
-    assert "takes part in an operation of a communicator of your own" in answer
+    assert "is a rank of a communicator of your own" in answer
     assert ray.get(worker.echo.remote(1), timeout=20) == 1
 
 

@@ -162,7 +162,7 @@ def test_tensor_transports(workers, asked, understood):
         with pytest.raises(GpuUnavailable, match="echo on Worker"):
             async_adag.compile(dag)
     with async_adag.compile(dag, **options) as compiled:
-        assert [node.transport for node in compiled._engine.plan.graph.nodes] == [understood, None]
+        assert [node.transports for node in compiled._engine.plan.graph.nodes] == [(understood,), ()]
         assert compiled.execute(1).get() == 2
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from async_adag.actor.calls import packed
-from async_adag.graph.model import Const, FromInput, FromNode, Packed
+from async_adag.graph.model import Const, FromInput, FromNode, Packed, TensorTransport
 from async_adag.graph.plan import DRIVER, plan_graph
 
 EXECUTIONS = 3
@@ -121,10 +122,14 @@ def send(plan, queues, channel, frame):
 
 
 @settings(max_examples=150)
-@given(calls(), st.randoms(use_true_random=False))
-def test_every_plan_gives_what_its_graph_means(make_graph, made, random):
+@given(calls(), st.randoms(use_true_random=False), st.sets(st.integers(0, 6)))
+def test_every_plan_gives_what_its_graph_means(make_graph, made, random, moved):
+    """Also where a communicator carries the results of some nodes."""
     nodes, outputs = made
     graph = make_graph(*nodes, outputs=outputs)
+    by = TensorTransport("shm", communicator="one", ranks=tuple(range(len(graph.actors))))
+    changed = [replace(one, transports=(by,) * one.returns) if one.number in moved else one for one in graph.nodes]
+    graph = replace(graph, nodes=tuple(changed))
     plan = plan_graph(graph)
     queues = {(c.number, reader): deque() for c in plan.channels for reader in c.readers}
     processes = [Process(plan, actor, queues) for actor in plan.actors]

@@ -1,0 +1,89 @@
+"""The communicators of users that an actor's share of a graph calls: started with its loop, destroyed with it.
+
+A loop that waits inside one cannot be asked to end. So a thread watches whether the driver has let go of the
+graph, and then destroys the communicators under the loop's hands: that ends their calls, if they are made for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import threading
+from typing import Any
+
+from async_adag.graph.plan import Membership
+
+_log = logging.getLogger(__name__)
+
+_PATIENCE = 1.0  # seconds for the thread to end
+
+
+class Communicators:
+    """Those of one actor."""
+
+    def __init__(self, memberships: tuple[Membership, ...]) -> None:
+        self._memberships = memberships
+        self._started: list[Any] = []
+        self._lock = threading.Lock()  # held while they are destroyed, by whichever thread comes first
+        self._thread: threading.Thread | None = None
+        self._closing = -1
+
+    def start(self, sentinels: list[int]) -> None:
+        """Initialize each with the actor's rank, once.
+
+        Args:
+            sentinels: descriptors that become readable when the driver is gone, or has let go of the graph.
+
+        Raises:
+            Exception: what ``initialize`` raised; those that it had initialized are destroyed.
+        """
+        if not self._memberships:
+            return
+        try:
+            for one in self._memberships:
+                one.communicator.initialize(one.rank)
+                self._started.append(one.communicator)
+            self._closing = os.eventfd(0, os.EFD_CLOEXEC)
+            self._thread = threading.Thread(
+                target=self._watch, args=(sentinels, self._closing), name="async_adag communicators", daemon=True
+            )
+            self._thread.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def unwatch(self) -> None:
+        """End the thread, ahead of closing the sentinels; again is harmless."""
+        thread, self._thread = self._thread, None
+        closing, self._closing = self._closing, -1
+        if thread is not None and thread.ident is not None:
+            os.eventfd_write(closing, 1)
+            thread.join(_PATIENCE)  # it may be in a destroy() that waits
+        elif closing >= 0:
+            os.close(closing)
+
+    def close(self) -> None:
+        """Destroy each, if that has not been done; what it raises is logged."""
+        self.unwatch()
+        self._destroy()
+
+    def _watch(self, sentinels: list[int], closing: int) -> None:
+        poll = select.poll()
+        for fd in (closing, *sentinels):
+            poll.register(fd, select.POLLIN)
+        if closing not in dict(poll.poll()):
+            self._destroy()
+            for fd in sentinels:
+                poll.unregister(fd)
+            poll.poll()
+        os.close(closing)
+
+    def _destroy(self) -> None:
+        with self._lock:
+            started, self._started = self._started, []
+            for communicator in started:
+                try:
+                    communicator.destroy()
+                except Exception:
+                    _log.exception("a communicator's destroy() failed")

@@ -1,0 +1,241 @@
+"""Takes the tensors out of a value, so that something else than the channel carries them, and puts them back.
+
+What is left is a `Parcel`, which the channel carries as any value: the pickle of the value, with places where its
+tensors were, and a header for each of them. A tensor that occurs twice is taken out once.
+
+Torch tensors and cupy arrays are taken out. Of a value that holds none of them, its numpy arrays of numbers are:
+whoever carries torch tensors need not know numpy arrays, of which there are often small ones beside.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import pickle
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pickle import PickleBuffer
+from typing import Any, NamedTuple
+
+import ray
+from ray.cloudpickle import CloudPickler
+
+from async_adag.channels.codec import Failure, Stop
+
+_PLAIN = (type(None), bool, int, float, str, bytes, Failure, Stop)
+"""Types of what holds no tensor."""
+
+_NUMBERS = "biufc"
+"""Kinds of numpy arrays that are taken out: booleans, integers, floating-point and complex numbers."""
+
+
+class Header(NamedTuple):
+    """A tensor, but for its elements.
+
+    Attributes:
+        library: "torch", "cupy" or "numpy".
+        dtype: its type, as the library names it: "float32" for torch, "<f4" for the others.
+        shape: its shape.
+        device: where it is, as torch names that kind of device; "" where the library leaves no choice.
+        parameter: whether it is a ``torch.nn.Parameter``.
+        requires_grad: whether torch records gradients for it.
+    """
+
+    library: str
+    dtype: str
+    shape: tuple[int, ...]
+    device: str = ""
+    parameter: bool = False
+    requires_grad: bool = False
+
+    def is_empty(self) -> bool:
+        """Whether it has no elements: then there is nothing to be carried."""
+        return 0 in self.shape
+
+    def type_here(self) -> Any:
+        """Its dtype, as the library has it in this process.
+
+        Raises:
+            ImportError: the library is not here.
+        """
+        library = importlib.import_module(self.library)  # as unpickling the tensor would
+        return getattr(library, self.dtype) if self.library == "torch" else library.dtype(self.dtype)
+
+    def allocate(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """A tensor of the same library, on the same kind of device, whose elements are whatever they are."""
+        library: Any = importlib.import_module(self.library)
+        if self.library == "torch":
+            return library.empty(shape, dtype=dtype, device=self.device)
+        return library.empty(shape, dtype=dtype)
+
+    def empty(self) -> Any:
+        """A tensor as this describes, whose elements are whatever they are.
+
+        Raises:
+            ImportError: the library is not here.
+        """
+        return self.allocate(self.shape, self.type_here())
+
+    def mismatch(self, tensor: Any) -> str:
+        """How ``tensor`` differs from what this describes; "" where it does not."""
+        library: Any = importlib.import_module(self.library)
+        if not isinstance(tensor, library.Tensor if self.library == "torch" else library.ndarray):
+            return f"{type(tensor).__name__} in place of a tensor of {self.library}"
+        got, expected = (tensor.dtype, tuple(tensor.shape)), (self.type_here(), self.shape)
+        if got == expected:
+            return ""
+        return "{} of shape {} in place of {} of shape {}".format(*got, *expected)
+
+    def finish(self, tensor: Any) -> Any:
+        """``tensor``, whose elements have arrived, as the reader is to have it."""
+        if self.parameter:
+            torch: Any = sys.modules["torch"]
+            return torch.nn.Parameter(tensor, requires_grad=self.requires_grad)
+        return tensor.requires_grad_() if self.requires_grad else tensor
+
+
+class Parcel(NamedTuple):
+    """A value without its tensors.
+
+    Attributes:
+        headers: of the tensors, in the order in which they are carried.
+        body: the pickle of the value; what was taken out of it is named by numbers.
+        buffers: its out-of-band buffers.
+        places: for each number, which of the tensors it is, or -1.
+        others: for each number of no tensor, in order, what it is: ObjectRefs, and arrays that stay.
+    """
+
+    headers: tuple[Header, ...]
+    body: bytes
+    buffers: list[Any]
+    places: tuple[int, ...]
+    others: list[Any]
+
+    def unpack(self, tensors: Sequence[Any]) -> Any:
+        """The value, from its tensors.
+
+        Raises:
+            Exception: whatever unpickling raises.
+        """
+        others = iter(self.others)
+        parts = [
+            next(others) if place < 0 else self.headers[place].finish(tensors[place]) for place in self.places
+        ]
+        return _Unpickler(self.body, self.buffers, parts).load()
+
+
+def take_out(value: Any) -> tuple[Any, list[Any]]:
+    """Take the tensors out of ``value``.
+
+    Returns:
+        A `Parcel`, or ``value`` itself where that cannot hold any; and the tensors, each contiguous and without a
+        record of gradients.
+
+    Raises:
+        Exception: whatever pickling raises.
+    """
+    if type(value) in _PLAIN:
+        return value, []
+    file = io.BytesIO()
+    buffers: list[PickleBuffer] = []
+    taken = _Taken()
+    _Pickler(file, buffers, taken).dump(value)
+    carried = {"torch", "cupy"}.intersection(taken.of) or {"numpy"}
+    headers: list[Header] = []
+    tensors: list[Any] = []
+    places: list[int] = []
+    others: list[Any] = []
+    for part, of in zip(taken.parts, taken.of, strict=True):
+        if of in carried:
+            places.append(len(tensors))
+            headers.append(_header(of, part))
+            tensors.append(_flat(of, part))
+        else:
+            places.append(-1)
+            others.append(part)
+    return Parcel(tuple(headers), file.getvalue(), buffers, tuple(places), others), tensors
+
+
+def _header(library: str, tensor: Any) -> Header:
+    shape = tuple(tensor.shape)
+    if library != "torch":
+        return Header(library, tensor.dtype.str, shape)
+    torch: Any = sys.modules["torch"]
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    parameter = type(tensor) is torch.nn.Parameter
+    return Header(library, dtype, shape, tensor.device.type, parameter, tensor.requires_grad)
+
+
+def _flat(library: str, tensor: Any) -> Any:
+    if library == "torch":
+        return tensor.detach().resolve_conj().resolve_neg().contiguous()
+    return tensor if tensor.flags.c_contiguous else tensor.copy(order="C")
+
+
+class _Taken:
+    """What was taken out of a value, in the order in which it was found, and the library that each part is of."""
+
+    def __init__(self) -> None:
+        self.parts: list[Any] = []
+        self.of: list[str] = []
+
+    def take(self, library: str, is_one: Callable[[Any], bool], part: Any) -> Any:
+        """Reduce a part of the value: to its number, or, where it is none to be taken out, as ever."""
+        if not is_one(part):
+            reduce = CloudPickler.dispatch_table.get(type(part))
+            return part.__reduce_ex__(5) if reduce is None else reduce(part)
+        self.parts.append(part)
+        self.of.append(library)
+        return put_back, (len(self.parts) - 1,)
+
+
+def _kinds() -> list[tuple[type, str, Callable[[Any], bool]]]:
+    """The types to look for in a value: each with its library, and whether one of it is to be taken out.
+
+    Only libraries that are here already: a value that holds their tensors has brought them.
+    """
+    kinds: list[tuple[type, str, Callable[[Any], bool]]] = [(ray.ObjectRef, "", lambda _: True)]
+    torch: Any = sys.modules.get("torch")
+    if hasattr(torch, "Tensor") and hasattr(torch, "nn"):
+        kinds += [(kind, "torch", _is_plain) for kind in (torch.Tensor, torch.nn.Parameter)]
+    for library in ("cupy", "numpy"):
+        module: Any = sys.modules.get(library)
+        if hasattr(module, "ndarray"):
+            kinds.append((module.ndarray, library, _is_of_numbers))
+    return kinds
+
+
+def _is_of_numbers(array: Any) -> bool:
+    return array.dtype.kind in _NUMBERS
+
+
+def _is_plain(tensor: Any) -> bool:
+    """Whether its elements lie in memory, one beside the other."""
+    torch: Any = sys.modules["torch"]
+    dense = tensor.layout is torch.strided and not tensor.is_quantized
+    return dense and not tensor.is_nested and tensor.device.type != "meta"
+
+
+class _Pickler(CloudPickler):  # type: ignore[misc]
+    def __init__(self, file: io.BytesIO, buffers: list[PickleBuffer], taken: _Taken) -> None:
+        table = {kind: partial(taken.take, library, is_one) for kind, library, is_one in _kinds()}
+        # Exact types only: what is derived from them has reducers of its own.
+        self.dispatch_table = CloudPickler.dispatch_table.new_child(table)
+        super().__init__(file, 5, buffers.append)
+
+
+def put_back(number: int) -> Any:
+    """Stands in a pickle for part ``number`` of its value; `_Unpickler` has its own."""
+    raise pickle.UnpicklingError(f"part {number} of a value is carried by a communicator, and is not here")
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, body: bytes, buffers: list[Any], parts: list[Any]) -> None:
+        super().__init__(io.BytesIO(body), buffers=buffers)
+        self._put_back = parts.__getitem__
+
+    def find_class(self, module: str, name: str) -> Any:
+        if name == put_back.__name__ and module == put_back.__module__:
+            return self._put_back
+        return super().find_class(module, name)
