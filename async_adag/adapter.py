@@ -1,6 +1,6 @@
 """Ray's own call on this backend, for programs that were written for Ray's compiled graph.
 
-Nothing runs here: every name is mapped on `async_adag.compile` and on the graph that it gives.
+Nothing runs here: every name is mapped on what `async_adag.compile` does, and on the graph that it gives.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from typing import Any, Literal
 import ray
 from ray.dag import DAGContext, DAGNode
 
-from async_adag.driver.compile import compile
+from async_adag.driver.compile import compile_with
 from async_adag.driver.graph import CompiledGraph
 from async_adag.driver.results import FutureList, GraphRef, RefList
 from async_adag.errors import GraphError
 from async_adag.graph.ray_dag import read_dag
+from async_adag.graph.ray_transport import CREATE, is_communicator
+from async_adag.options import Options
 
 
 def experimental_compile(
@@ -26,7 +28,7 @@ def experimental_compile(
     _max_inflight_executions: int | None = None,
     _max_buffered_results: int | None = None,
     _overlap_gpu_communication: bool | None = None,
-    _default_communicator: str | None = "create",
+    _default_communicator: Any = "create",
 ) -> CompiledDAG:
     """Compile a Ray DAG as ``dag.experimental_compile`` does, with the same arguments; blocks until it is ready.
 
@@ -44,30 +46,32 @@ def experimental_compile(
             count, fetched or not.
         _max_buffered_results: checked, and without effect: results wait in their refs and futures, without limit.
         _overlap_gpu_communication: whether GPU communication may overlap with compute.
-        _default_communicator: "create" or None; a communicator of one's own is not supported yet.
+        _default_communicator: what carries the tensors of nodes, and the collective operations, that ask for
+            accelerator transport and name no communicator: one of your own (a ``Communicator``); "create" for one
+            that is made; None if there is to be none, so that they are refused.
 
     Raises:
         ValueError: an option out of range; where `async_adag.compile` has it too, under its name there.
-        GraphError: the DAG cannot be compiled, or ``_default_communicator`` is something else.
+        GraphError: the DAG cannot be compiled, or not with this ``_default_communicator``.
         GpuUnavailable: a node asks for GPU transport, and there is none here.
     """
     results = _max_buffered_results
     if results is not None and (isinstance(results, bool) or not isinstance(results, int) or results < 1):
         raise ValueError(f"_max_buffered_results must be None or an integer of at least 1, not {results!r}")
-    if _default_communicator not in (None, "create"):
+    if not is_communicator(_default_communicator) and _default_communicator not in (None, CREATE):
         raise GraphError(
-            f"_default_communicator must be 'create' or None, not {_default_communicator!r}: a communicator of "
-            "one's own is not supported yet, so leave it out"
+            f"_default_communicator must be 'create', None or a Communicator, not {_default_communicator!r}: if "
+            "none of your own is to be used, leave it out"
         )
     context = DAGContext.get_current()
-    graph = compile(
-        dag,
+    options = Options(
         max_inflight=_given(_max_inflight_executions, context.max_inflight_executions),
         buffer_size=_given(_buffer_size_bytes, context.buffer_size_bytes),
         submit_timeout=_seconds(_given(_submit_timeout, context.submit_timeout)),
         get_timeout=_seconds(context.get_timeout),
         overlap=_given(_overlap_gpu_communication, context.overlap_gpu_communication),
     )
+    graph = compile_with(dag, options, default_communicator=_default_communicator)
     return CompiledDAG(graph, dag, enable_asyncio)
 
 
