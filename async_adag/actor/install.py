@@ -12,14 +12,17 @@ from dataclasses import dataclass
 from async_adag._version import __version__
 from async_adag.actor.async_loop import AsyncLoop
 from async_adag.actor.communicators import Communicators
-from async_adag.actor.control import Control
+from async_adag.actor.control import Control, control_size
 from async_adag.actor.loop import ThreadLoop
 from async_adag.actor.ray_runtime import actor_event_loop, end_actor
 from async_adag.actor.turn import Turn
 from async_adag.actor.wiring import Endpoints, Wiring, connect_ends
+from async_adag.channels.limits import EXHAUSTED, explain
+from async_adag.channels.memory import is_sealed
 from async_adag.channels.processes import peer_pidfd
 from async_adag.channels.rendezvous import (
     Address,
+    HungUp,
     RendezvousError,
     connect,
     receive_fds,
@@ -75,25 +78,35 @@ def install(
     Raises:
         RuntimeError: this process has another version of the package than the driver.
         AttributeError: the actor lacks a method of the graph.
+        RendezvousError: the driver handed out something else than the plan says.
+        OSError: this process has reached a limit; says which.
     """
     check_version(version)
     told: Share = pickle.loads(share)
     try:
         connection = connect(address, number, timeout)
-    except RendezvousError as error:
+        _join(instance, told, connection, timeout)
+    except HungUp as error:
         return str(error)  # no exception: nobody is there to take it, and Ray would log it
+    except OSError as error:
+        raise OSError(error.errno, explain(error)) from error
+    send_text(connection, READY)
+    return None
+
+
+def _join(instance: object, told: Share, connection: socket.socket, timeout: float) -> None:
     pidfd = -1
     try:
         connection.settimeout(timeout)
         fds = receive_fds(connection, 1 + told.wiring.count())
-        connection.setblocking(False)
         try:
-            pidfd = peer_pidfd(connection)
-        except OSError as error:
+            connection.setblocking(False)
+            pidfd = _driver_pidfd(connection)
+            control = _control(fds[0], told.plan)
+        except BaseException:
             for fd in fds:
                 os.close(fd)
-            raise RendezvousError(f"the graph's driver is gone: {error}") from error
-        control = Control(fds[0], told.plan)
+            raise
         os.close(fds[0])
         ends = connect_ends(told.wiring, fds[1:], told.channels, told.specs, {})
         goodbye = _Goodbye(connection, pidfd)
@@ -103,8 +116,22 @@ def install(
         if pidfd >= 0:
             os.close(pidfd)
         raise
-    send_text(connection, READY)
-    return None
+
+
+def _driver_pidfd(connection: socket.socket) -> int:
+    try:
+        return peer_pidfd(connection)
+    except OSError as error:
+        if error.errno in EXHAUSTED:
+            raise
+        raise RendezvousError(f"the graph's driver is gone: {error}") from error
+
+
+def _control(fd: int, plan: ActorPlan) -> Control:
+    """The control page behind ``fd``."""
+    if not is_sealed(fd) or os.fstat(fd).st_size < control_size(plan):
+        raise RendezvousError("a descriptor that should be a control page is not")
+    return Control(fd, plan)
 
 
 def check_version(version: str) -> None:

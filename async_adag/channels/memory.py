@@ -16,6 +16,8 @@ import sys
 import weakref
 from typing import Any
 
+from async_adag.channels.limits import explain
+
 PAGE = mmap.PAGESIZE
 
 if sys.platform == "linux":  # elsewhere the package can be imported, and compile() says what is missing
@@ -63,8 +65,7 @@ def grow(fd: int, size: int) -> None:
     try:
         os.ftruncate(fd, size)
     except OSError as error:
-        what = f"{error.strerror}: a memory file of {size} bytes (RLIMIT_FSIZE?)"
-        raise OSError(error.errno, what) from None
+        raise OSError(error.errno, f"a memory file of {size} bytes: {explain(error)}") from None
 
 
 def is_sealed(fd: int) -> bool:
@@ -99,8 +100,8 @@ class Mapping:
         """
         address = _libc.mmap(None, length, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, fd, offset)
         if address == _MAP_FAILED:
-            error = ctypes.get_errno()
-            raise OSError(error, f"{os.strerror(error)}: cannot map {length} bytes of shared memory")
+            error = OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+            raise OSError(error.errno, f"cannot map {length} bytes of shared memory: {explain(error)}")
         array: Any = (ctypes.c_char * length).from_address(address)
         # The view keeps the array alive, and so the mapping: nobody can be left with a dangling address.
         weakref.finalize(array, _libc.munmap, address, length).atexit = False

@@ -32,8 +32,16 @@ class Blocking:
         self._changed = threading.Condition(engine.lock)
         self._followers = 0
         self._leading = False
-        self._parking: Parking | None = None
-        self._nudge = Doorbell(-1)  # wakes the thread that is parked there
+        # Made at once: an execution needs no descriptor, so that it goes on where none is left.
+        self._nudge = Doorbell.create()  # wakes the thread that is parked there
+        deployment = engine.deployment
+        try:
+            self._parking = Parking(
+                deployment.ends.doorbell, [deployment.supervision.fd], engine.options.spin_ns, self._nudge
+            )
+        except BaseException:
+            self._nudge.close()
+            raise
         self._warned = False
 
     def tell(self) -> None:
@@ -45,14 +53,11 @@ class Blocking:
 
     def waits(self) -> tuple[int, int]:
         """How often a thread parked, and how often it got its news while spinning."""
-        parking = self._parking
-        return (parking.parked, parking.spun) if parking is not None else (0, 0)
+        return self._parking.parked, self._parking.spun
 
     def close(self) -> None:
         """Let go of descriptors. Under the graph's lock."""
-        parking, self._parking = self._parking, None
-        if parking is not None:
-            parking.close()
+        self._parking.close()
         self._nudge.close()
 
     def wait_for(self, ref: GraphRef, timeout: float | None) -> None:
@@ -109,10 +114,9 @@ class Blocking:
                     finally:
                         self._followers -= 1
                     continue
-                parking = self._parking_place()
                 self._leading = True
             try:
-                parking.wait(engine.may_read, engine.arm_or_end, deadline)
+                self._parking.wait(engine.may_read, engine.arm_or_end, deadline)
             except SentinelFired:
                 pass  # looked at in the next turn
             except (OSError, ValueError):
@@ -124,18 +128,6 @@ class Blocking:
                     self._leading = False
                     if self._followers:
                         self._changed.notify_all()
-
-    def _parking_place(self) -> Parking:
-        if self._parking is None:
-            deployment = self._engine.deployment
-            self._nudge = Doorbell.create()
-            self._parking = Parking(
-                deployment.ends.doorbell,
-                [deployment.supervision.fd],
-                self._engine.options.spin_ns,
-                self._nudge,
-            )
-        return self._parking
 
     def is_on_own_loop(self) -> bool:
         """Whether this is a blocking moment on the event loop that runs nodes of this very graph."""

@@ -13,7 +13,7 @@ import ray
 from ray.dag import DAGNode
 
 from async_adag.actor.ray_runtime import is_ray_client
-from async_adag.driver.deploy import deploy
+from async_adag.driver.deploy import deploy, limits_named
 from async_adag.driver.engine import Engine
 from async_adag.driver.graph import CompiledGraph
 from async_adag.errors import GpuUnavailable, GraphError
@@ -99,7 +99,13 @@ def compile_with(
     _check_transports(read.graph, options)
     plan = plan_graph(read.graph)
     deployment = deploy(plan, read.handles, options, given_up)
-    return CompiledGraph(Engine(plan, deployment, options))
+    try:
+        with limits_named():
+            return CompiledGraph(Engine(plan, deployment, options))
+    except BaseException:
+        deployment.end_loops()
+        deployment.close()
+        raise
 
 
 def _check_platform() -> None:

@@ -2,6 +2,9 @@
 
 Everything is made by the driver: memory files, doorbells, control pages. Each actor is handed what it needs at
 the rendezvous, and the driver then closes what is not its own, so that actors need not find one another.
+
+Strangers may knock meanwhile (`channels/rendezvous.py`): they are kept waiting for their hello, so many of them at
+most, and hold up nobody.
 """
 
 from __future__ import annotations
@@ -11,10 +14,11 @@ import contextlib
 import os
 import select
 import socket
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
@@ -28,6 +32,7 @@ from async_adag.channels.codec import dumps
 from async_adag.channels.direct import Direct
 from async_adag.channels.doorbell import Doorbell
 from async_adag.channels.gauge import DirectGauge, Gauge, RingGauge
+from async_adag.channels.limits import EXHAUSTED, explain
 from async_adag.channels.memory import create_file
 from async_adag.channels.processes import has_ended, peer_pidfd
 from async_adag.channels.rendezvous import Listener, receive_text, send_fds
@@ -37,6 +42,8 @@ from async_adag.errors import CompileActorDied, GraphError
 from async_adag.graph.plan import DRIVER, ActorPlan, Plan
 from async_adag.observe.picture import HAND_OVER, Transport, ring_transport
 from async_adag.options import Options
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -91,6 +98,7 @@ class Deployment:
 
 LOOK_AGAIN = 0.05  # seconds between looks at what Ray knows
 DYING = 5.0  # seconds within which a process that has hung up ends, if it does: it frees its memory in between
+SILENT = 128  # connections that may wait for their hello; an actor's takes microseconds
 
 
 class Cancelled(Exception):
@@ -103,17 +111,30 @@ def deploy(
     """Deploy ``plan`` on the actors behind ``handles``.
 
     Raises:
-        GraphError: an actor is dead, did not answer in time, or cannot run its share; names it.
-        OSError: this process has no descriptors or memory left for the channels.
+        GraphError: an actor is dead, did not answer in time, or cannot run its share; names it. Or this process
+            has no descriptors or memory left for the channels; names the limit.
         Cancelled: ``cancelled`` said so.
     """
     with contextlib.ExitStack() as undo:
-        meeting = _Meeting(plan, handles, options, undo)
+        with limits_named():
+            meeting = _Meeting(plan, handles, options, undo)
         meeting.invite()
-        meeting.wait(cancelled)
-        deployment = meeting.conclude()
+        with limits_named():
+            meeting.wait(cancelled)
+            deployment = meeting.conclude()
         undo.pop_all()
         return deployment
+
+
+@contextlib.contextmanager
+def limits_named() -> Iterator[None]:
+    """An `OSError` in here is a limit of this process: a `GraphError` that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise GraphError(
+            f"the driver cannot make the graph's channels: {explain(error)}; no graph was left behind"
+        ) from error
 
 
 @dataclass(slots=True)
@@ -237,6 +258,7 @@ class _Meeting:
         """Take what is the driver's; what was made for the actors alone is closed."""
         made = self._made
         wiring = wire(self._plan.channels, DRIVER)
+        self._refuse_silent()
         with contextlib.ExitStack() as undo:
             bells = []
             for actor in self._plan.actors:
@@ -250,6 +272,7 @@ class _Meeting:
                 supervision.watch(guest.number, guest.pidfd, guest.connection)
                 guest.connection, guest.pidfd = None, -1
             own_fds = self._own_fds()
+            undo.callback(_close_all, own_fds)
             gauges: dict[int, Gauge] = {n: RingGauge(self._specs[n], fd) for n, fd in made.rings.items()}
             gauges |= {number: DirectGauge(direct) for number, direct in self._directs.items()}
             fds = [made.bells.pop(process) for process in wiring.doorbells]
@@ -278,41 +301,77 @@ class _Meeting:
         if self._own is None:
             return []
         wiring = wire(self._plan.channels, self._own)
-        fds = [os.dup(self._made.bells[process]) for process in wiring.doorbells]
-        return fds + [
-            os.dup(self._made.rings[channel]) if channel in self._made.rings else -1 for channel in wiring.channels
-        ]
+        rings = self._made.rings
+        sources = [self._made.bells[process] for process in wiring.doorbells]
+        sources += [rings.get(channel, -1) for channel in wiring.channels]
+        fds: list[int] = []
+        try:
+            fds.extend(os.dup(fd) if fd >= 0 else -1 for fd in sources)  # as far as it gets
+        except BaseException:
+            _close_all(fds)
+            raise
+        return fds
 
     def _install_here(self, fds: list[int], supervision: Supervision) -> asyncio.AbstractEventLoop | None:
         if self._own is None:
             return None
         share = self._share(self._plan.actors[self._own])
-        ends = connect_ends(share.wiring, fds, self._plan.channels, self._specs, self._directs)
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        handed, fds[:] = fds.copy(), []  # the ends' from here on
+        try:
+            ends = connect_ends(share.wiring, handed, self._plan.channels, self._specs, self._directs)
+        except BaseException:
+            ours.close()
+            its.close()
+            raise
         supervision.watch(self._own, None, ours)
         return install_here(self._instance, share, ends, self._controls[self._own], its)
 
     def _greet(self) -> None:
-        connection = self._listener.accept()
+        connection = self._with_room(self._listener.accept)
         if connection is not None:
             self._unknown[connection.fileno()] = connection
             self._epoll.register(connection.fileno(), select.EPOLLIN)
+            if len(self._unknown) > SILENT:
+                self._refuse_silent(1)
+
+    def _with_room(self, make: Callable[[], T]) -> T:
+        """Make something that takes a descriptor, for which those who say nothing are turned away."""
+        try:
+            return make()
+        except OSError as error:
+            if error.errno not in EXHAUSTED or not self._unknown:
+                raise
+        self._refuse_silent()
+        return make()
+
+    def _refuse_silent(self, count: int = sys.maxsize) -> None:
+        """Turn away ``count`` of those who have said nothing yet, who came first."""
+        for fd in list(self._unknown)[:count]:
+            self._epoll.unregister(fd)
+            self._listener.refuse(self._unknown.pop(fd), "it said nothing")
 
     def _admit(self, fd: int) -> None:
         connection = self._unknown.pop(fd)
+        self._epoll.unregister(fd)
         number = self._listener.identify(connection)
-        guest = self._guests.get(number) if number is not None else None
-        if guest is None or guest.connection is not None:
-            self._epoll.unregister(fd)
-            connection.close()
+        if number is None:
             return
+        guest = self._guests.get(number)
+        if guest is None or guest.connection is not None:
+            self._listener.refuse(connection, f"the graph waits for no actor {number}")
+            return
+        self._epoll.register(fd, select.EPOLLIN)
         guest.connection = connection
         self._known[fd] = guest
         wiring = wire(self._plan.channels, guest.number)
         try:
-            guest.pidfd = peer_pidfd(connection)
-            send_fds(connection, self._made.for_actor(wiring))
-        except OSError:
+            guest.pidfd = self._with_room(lambda: peer_pidfd(connection))
+            left = max(0.0, self._deadline - time.monotonic())
+            send_fds(connection, self._made.for_actor(wiring), left)
+        except OSError as error:
+            if error.errno in EXHAUSTED:
+                raise
             self._check_failures()
 
     def _hear(self, guest: _Guest) -> None:
@@ -322,8 +381,20 @@ class _Meeting:
             guest.ready = True
         elif text is not None:
             # It hung up, or its loop broke at once; Ray has the reason, or will in a moment.
-            self._epoll.unregister(guest.connection.fileno())
+            self._let_go(guest)
             self._check_failures(guest, text)
+
+    def _let_go(self, guest: _Guest) -> None:
+        """Forget a connection that ended; Ray may restart its actor, which then connects again."""
+        assert guest.connection is not None
+        fd = guest.connection.fileno()
+        self._epoll.unregister(fd)
+        del self._known[fd]
+        guest.connection.close()
+        guest.connection = None
+        pidfd, guest.pidfd = guest.pidfd, -1
+        if pidfd >= 0:
+            os.close(pidfd)
 
     def _check_failures(self, guest: _Guest | None = None, text: str = "") -> None:
         guests = [guest] if guest is not None else [g for g in self._guests.values() if not g.ready]
@@ -350,7 +421,7 @@ class _Meeting:
             return CompileActorDied(
                 f"{actor.name} is dead, so the graph cannot be compiled: it was to run {nodes}"
             )
-        cause = error.as_instanceof_cause() if isinstance(error, RayTaskError) else error
+        cause = error.cause if isinstance(error, RayTaskError) else error  # without the remote traceback
         if isinstance(cause, ModuleNotFoundError) and "async_adag" in str(cause):
             return GraphError(
                 f"the process of {actor.name} cannot import async_adag: install async-adag where the workers run "
@@ -387,12 +458,18 @@ class _Meeting:
 
     def _hang_up(self) -> None:
         for connection in self._unknown.values():
-            connection.close()
+            connection.close()  # not refused: it may be one of ours
         for guest in self._guests.values():
             if guest.connection is not None:
                 guest.connection.close()
             if guest.pidfd >= 0:
                 os.close(guest.pidfd)
+
+
+def _close_all(fds: list[int]) -> None:
+    for fd in fds:
+        if fd >= 0:
+            os.close(fd)
 
 
 def _make(made: _Made, plan: Plan, specs: dict[int, RingSpec]) -> None:
