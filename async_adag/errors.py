@@ -72,6 +72,8 @@ class ExecutionTimeout(AdagError, RayChannelTimeoutError):
 class GraphClosed(AdagError, RayChannelError, RuntimeError):
     """The graph was torn down by its owner, and this call came after, or its result had not arrived.
 
+    Also what calls raise in a process that was forked from the graph's own.
+
     Compare `GraphBroken`, where nobody asked for the end; Ray raises a ``RayChannelError`` for both.
     """
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from async_adag.actor.calls import Call, calls_of, first_registers, unpack
+from async_adag.actor.children import Origin, end_child
 from async_adag.actor.control import Control, LoopState
 from async_adag.actor.wiring import Endpoints
 from async_adag.channels.codec import Encoded
@@ -52,6 +53,7 @@ class AsyncLoop:
         self._limit = limit
         self._end_actor = end_actor
         self._on_end = on_end
+        self._origin = Origin()
         self._inboxes = {number: _Inbox(reader) for number, reader in ends.readers.items()}
         self._outboxes = {number: _Outbox(writer) for number, writer in ends.writers.items()}
         self._lead = self._calls[0].reads[0]
@@ -179,8 +181,12 @@ class AsyncLoop:
             result = call.method(*args, **kwargs)
             if inspect.isawaitable(result):
                 result = await result
+            if self._origin.left:
+                end_child(call.label)
             return result
-        except SystemExit:
+        except SystemExit as leaving:
+            if self._origin.left:
+                end_child(call.label, leaving)
             # No goodbye: this process ends now, in the middle of a node, and that is what the driver is to see.
             exiting = self._exiting = True
             self._finish("")
@@ -191,6 +197,8 @@ class AsyncLoop:
                 raise
             return call.failure(error)
         except BaseException as error:
+            if self._origin.left:
+                end_child(call.label)
             return call.failure(error)
         finally:
             if not exiting:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from async_adag.actor.calls import Call, calls_of, first_registers, unpack
+from async_adag.actor.children import Origin, end_child
 from async_adag.actor.control import Control, LoopState
 from async_adag.actor.moved import move_tensors
 from async_adag.actor.turn import Turn, always, never
@@ -70,6 +71,7 @@ class ThreadLoop:
         self._turn = turn
         self._end_actor = end_actor
         self._on_end = on_end
+        self._origin = Origin()
         self._thread = threading.Thread(target=self._run, name=f"async_adag {plan.name}", daemon=True)
 
     def start(self) -> None:
@@ -155,10 +157,14 @@ class ThreadLoop:
             began = control.enter(call.number, seq)
             try:
                 result = call.method(*args, **kwargs)
-            except SystemExit:
+            except SystemExit as leaving:
+                if self._origin.left:
+                    end_child(call.label, leaving)
                 raise _Exit from None
             except BaseException as error:
                 result = call.failure(error)
+            if self._origin.left:
+                end_child(call.label)
             took = call.took = control.leave(call.number, began)
         if took > LONG_NS:
             # The driver may have died meanwhile; executions that still lie in the ring are not to begin.

@@ -134,6 +134,11 @@ class MovedWriter:
         self._staged = []
         self._writer.close()
 
+    def leave_to_parent(self) -> None:
+        """See `interface.Writer`."""
+        self._staged = []
+        self._writer.leave_to_parent()
+
 
 class MovedReader:
     """A reading end: see `interface.Reader`. Owns the channel's."""
@@ -154,6 +159,10 @@ class MovedReader:
         """See `interface.Reader`."""
         value, tensors = self._take()
         return value.unpack(tensors) if type(value) is Parcel else value
+
+    def taken(self) -> int:
+        """See `interface.Reader`."""
+        return self._reader.taken()
 
     def discard(self) -> None:
         """See `interface.Reader`."""
@@ -186,6 +195,10 @@ class MovedReader:
     def close(self) -> None:
         """See `interface.Reader`."""
         self._reader.close()
+
+    def leave_to_parent(self) -> None:
+        """See `interface.Reader`."""
+        self._reader.leave_to_parent()
 
 
 def move_tensors(moves: tuple[Move, ...], ends: Endpoints, apart: Apart) -> None:

@@ -57,6 +57,17 @@ class Endpoints:
             reader.close()
         for writer in self.writers.values():
             writer.close()
+        self._let_go()
+
+    def leave_to_parent(self) -> None:
+        """See `forks.Holder`."""
+        for reader in self.readers.values():
+            reader.leave_to_parent()
+        for writer in self.writers.values():
+            writer.leave_to_parent()
+        self._let_go()
+
+    def _let_go(self) -> None:
         self.readers.clear()
         self.writers.clear()
         for bell in self.bells:

@@ -83,6 +83,10 @@ class DirectWriter:
         """See `interface.Writer`."""
         self._staged = []
 
+    def leave_to_parent(self) -> None:
+        """See `interface.Writer`."""
+        self.close()
+
 
 class DirectReader:
     """Reading end number ``reader``."""
@@ -91,6 +95,7 @@ class DirectReader:
         self._channel = channel
         self._reader = reader
         self._queue = channel.queues[reader]
+        self._taken = 0
         self.bytes = 0
 
     def may_read(self) -> bool:
@@ -100,10 +105,15 @@ class DirectReader:
     def read(self) -> Any:
         """See `interface.Reader`."""
         value = self._queue.popleft()
+        self._taken += 1
         if self._channel.writer_parked:
             self._channel.writer_parked = False
             self._channel.writer_doorbell.ring()
         return value
+
+    def taken(self) -> int:
+        """See `interface.Reader`."""
+        return self._taken
 
     def discard(self) -> None:
         """See `interface.Reader`."""
@@ -121,3 +131,7 @@ class DirectReader:
     def close(self) -> None:
         """See `interface.Reader`."""
         self._queue.clear()
+
+    def leave_to_parent(self) -> None:
+        """See `interface.Reader`."""
+        self.close()

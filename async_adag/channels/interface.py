@@ -58,6 +58,9 @@ class Writer(Protocol):
     def close(self) -> None:
         """Let go of memory. Frames that were sent can still be read."""
 
+    def leave_to_parent(self) -> None:
+        """Let go in a forked child, and touch nothing that it shares: see `forks.Holder`."""
+
 
 class Reader(Protocol):
     """One reading end of a channel; one process, one thread at a time."""
@@ -77,6 +80,9 @@ class Reader(Protocol):
             Exception: whatever unpickling the value raised; the frame is consumed and the channel goes on.
         """
 
+    def taken(self) -> int:
+        """How many frames were consumed."""
+
     def discard(self) -> None:
         """Consume the next frame unread."""
 
@@ -85,3 +91,6 @@ class Reader(Protocol):
 
     def close(self) -> None:
         """Let go of memory, but for what values that were read still use."""
+
+    def leave_to_parent(self) -> None:
+        """Let go in a forked child, and touch nothing that it shares: see `forks.Holder`."""

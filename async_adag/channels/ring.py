@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from async_adag.channels import forks
 from async_adag.channels.blocks import IDLE_USES, SMALLEST, Block, BlockPool
 from async_adag.channels.codec import DECODERS, Encoded, Encoder
 from async_adag.channels.doorbell import Doorbell
@@ -192,9 +193,19 @@ class RingWriter:
 
     def close(self) -> None:
         """See `interface.Writer`."""
+        if self._fd >= 0:
+            self._holds.close()
+        self._let_go()
+
+    def leave_to_parent(self) -> None:
+        """See `forks.Holder`."""
+        if self._fd >= 0:
+            forks.keep(self._holds)  # to drop an ObjectRef would take Ray's locks
+        self._let_go()
+
+    def _let_go(self) -> None:
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            self._holds.close()
             os.close(fd)
         self.encode = self._encoder.encode
         for name in ("_memory", "_cursor", "may_write", "arm", "_pool", "_holds", "_staged"):
@@ -247,6 +258,10 @@ class RingReader:
             if self._cursor.take():
                 self._doorbell.ring()
 
+    def taken(self) -> int:
+        """See `interface.Reader`."""
+        return self._cursor.tail
+
     def discard(self) -> None:
         """See `interface.Reader`."""
         seq = self._cursor.tail
@@ -265,9 +280,14 @@ class RingReader:
 
     def close(self) -> None:
         """See `interface.Reader`."""
+        if self._fd >= 0:
+            self._leave_refs()
+        self.leave_to_parent()
+
+    def leave_to_parent(self) -> None:
+        """See `forks.Holder`. Values that were read stay, and their leases are the parent's."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            self._leave_refs()
             os.close(fd)
         for name in ("_memory", "_words", "_cursor", "may_read", "arm", "_mapped", "_leases", "_ref_leases"):
             self.__dict__.pop(name, None)
@@ -356,10 +376,11 @@ class RingReader:
 class _Leases:
     """A reader's leases: counts them, and ends them. Outlives the reader, as values do."""
 
-    __slots__ = ("_held", "_words")
+    __slots__ = ("_held", "_process", "_words")
 
     def __init__(self, words: memoryview) -> None:
         self._words = words
+        self._process = os.getpid()
         self._held: set[int] = set()
 
     def __len__(self) -> int:
@@ -371,6 +392,8 @@ class _Leases:
     def give_back(self, word: int, generation: int, mapping: Mapping) -> None:
         # Runs wherever the collector runs, on any thread and under any lock: two atomic steps, the block last,
         # since it may be leased again at once. ``mapping`` is held by the finalizer until here, so that the
-        # block stays mapped for as long as a value points into it.
+        # block stays mapped for as long as a value points into it. In a forked child it is still its parent's.
+        if os.getpid() != self._process:
+            return
         self._held.discard(word)
         self._words[word] = generation

@@ -1,7 +1,7 @@
 """Threads that wait for a graph: for a result, for a place, for the end.
 
 Of several, one parks at the doorbell and takes in what arrives, for all; the others wait to be told, and one of
-them parks when it leaves.
+them parks when it leaves. Ctrl-C ends the main thread's wait, whichever of the two it does (`interrupts.py`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from async_adag.channels.doorbell import Doorbell
 from async_adag.channels.parking import Parking, SentinelFired
+from async_adag.driver.interrupts import Held
 from async_adag.errors import ExecutionTimeout
 from async_adag.options import check_timeout
 
@@ -29,9 +30,8 @@ class Blocking:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._changed = threading.Condition(engine.lock)
-        self._followers = 0
-        self._leading = False
+        self._followers: list[threading.Lock] = []  # each is let go to wake its thread, once
+        self._leader = 0  # the thread that is parked
         # Made at once: an execution needs no descriptor, so that it goes on where none is left.
         self._nudge = Doorbell.create()  # wakes the thread that is parked there
         deployment = engine.deployment
@@ -46,10 +46,13 @@ class Blocking:
 
     def tell(self) -> None:
         """Let waiting threads look again. Under the graph's lock."""
-        if self._followers:
-            self._changed.notify_all()
-        if self._leading:
+        self._wake_followers()
+        if self._leader:
             self._nudge.ring()
+
+    def _wake_followers(self) -> None:
+        while self._followers:
+            _let_go(self._followers.pop())
 
     def waits(self) -> tuple[int, int]:
         """How often a thread parked, and how often it got its news while spinning."""
@@ -60,15 +63,25 @@ class Blocking:
         self._parking.close()
         self._nudge.close()
 
+    def leave_to_parent(self) -> None:
+        """See `forks.Holder`."""
+        self._followers = []
+        self._leader = 0
+        self.close()
+
     def wait_for(self, ref: GraphRef, timeout: float | None) -> None:
         """Wait until ``ref`` is settled. Raises as `GraphRef.get`."""
+        with Held() as held:
+            self._wait_for_ref(ref, timeout, held)
+
+    def _wait_for_ref(self, ref: GraphRef, timeout: float | None, held: Held) -> None:
         deadline = ref.deadline
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
         if left is None or (timeout is not None and timeout <= left):
-            self._wait_for(ref.is_settled, timeout, f"execution {ref._seq}")
+            self._wait_for(ref.is_settled, timeout, f"execution {ref._seq}", held)
             return
         try:
-            self._wait_for(ref.is_settled, left, f"execution {ref._seq}")
+            self._wait_for(ref.is_settled, left, f"execution {ref._seq}", held)
         except ExecutionTimeout:
             missed = ExecutionTimeout(
                 f"execution {ref._seq} missed its deadline and is abandoned{self._engine.describe_computing()}"
@@ -81,42 +94,53 @@ class Blocking:
         def done() -> bool:
             return any(ref._error is not None for ref in refs) or all(ref._settled for ref in refs)
 
-        self._wait_for(done, timeout, f"execution {refs[0]._seq}")
+        with Held() as held:
+            self._wait_for(done, timeout, f"execution {refs[0]._seq}", held)
 
-    def _wait_for(self, done: Callable[[], bool], timeout: float | None, what: str) -> None:
+    def _wait_for(self, done: Callable[[], bool], timeout: float | None, what: str, held: Held) -> None:
         check_timeout(timeout)
         if timeout is None:
             timeout = self._engine.options.get_timeout
         if timeout != 0:
             self.check_loop()
         deadline = None if timeout is None else time.monotonic() + timeout
-        if not self.wait(done, deadline):
+        if not self.wait(done, deadline, held):
             raise ExecutionTimeout(
                 f"{what} has not arrived within {timeout:g} s{self._engine.describe_computing()}"
             )
 
-    def wait(self, done: Callable[[], bool], deadline: float | None) -> bool:
-        """Take in frames until ``done``; False when the deadline (`time.monotonic`) has passed first."""
+    def wait(self, done: Callable[[], bool], deadline: float | None, held: Held) -> bool:
+        """Take in frames until ``done``; False when the deadline (`time.monotonic`) has passed first.
+
+        Raises:
+            BaseException: what a handler of Ctrl-C raised, which came while ``held``; nothing is half done.
+        """
         engine = self._engine
         while True:
+            held.check()
             with engine.lock:
                 engine.notice_departures()
                 engine.take_in()
                 if done():
                     return True
+                engine.check_process()
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
                     return False
-                if self._leading:
-                    self._followers += 1
-                    try:
-                        self._changed.wait(left)
-                    finally:
-                        self._followers -= 1
-                    continue
-                self._leading = True
+                me = threading.get_ident()
+                follow = threading.Lock() if self._leader not in (0, me) else None
+                if follow is not None:
+                    follow.acquire()
+                    self._followers.append(follow)
+                else:
+                    self._leader = me
+            if follow is not None:
+                self._follow(follow, left, held)
+                continue
+            held.wake = self._nudge.ring
             try:
-                self._parking.wait(engine.may_read, engine.arm_or_end, deadline)
+                if not held.has_come():
+                    self._parking.wait(engine.may_read, engine.arm_or_end, deadline)
             except SentinelFired:
                 pass  # looked at in the next turn
             except (OSError, ValueError):
@@ -124,10 +148,22 @@ class Blocking:
                     raise
                 # Torn down by another thread, and the descriptors with it: the next turn says so.
             finally:
+                held.wake = None
                 with engine.lock:
-                    self._leading = False
-                    if self._followers:
-                        self._changed.notify_all()
+                    self._leader = 0
+                    self._wake_followers()
+
+    def _follow(self, turn: threading.Lock, left: float | None, held: Held) -> None:
+        """Wait until somebody wakes this thread; ``turn`` is let go then."""
+        held.wake = lambda: _let_go(turn)
+        try:
+            if not held.has_come():
+                turn.acquire(timeout=-1 if left is None else min(left, threading.TIMEOUT_MAX))
+        finally:
+            held.wake = None
+            with self._engine.lock:
+                if turn in self._followers:
+                    self._followers.remove(turn)
 
     def is_on_own_loop(self) -> bool:
         """Whether this is a blocking moment on the event loop that runs nodes of this very graph."""
@@ -157,6 +193,13 @@ class Blocking:
                 RuntimeWarning,
                 stacklevel=_stack_level(),
             )
+
+
+def _let_go(turn: threading.Lock) -> None:
+    try:
+        turn.release()
+    except RuntimeError:
+        pass  # a signal's handler was first
 
 
 def _stack_level() -> int:

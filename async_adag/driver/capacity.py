@@ -36,8 +36,11 @@ class Waiter:
 
 
 def _resolve(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
+    try:
+        if not future.done():
+            future.set_result(None)
+    except asyncio.InvalidStateError:
+        pass  # cancelled just now, by a signal's handler
 
 
 class Line:

@@ -12,6 +12,7 @@ import time
 
 from async_adag.driver.capacity import Waiter
 from async_adag.driver.engine import Engine
+from async_adag.driver.interrupts import Held
 from async_adag.protocol.lifecycle import State
 
 COMPUTING_GRACE = 0.25  # seconds for a method that is running when its graph is abandoned
@@ -20,15 +21,30 @@ _SLICE = 0.05
 
 
 def teardown(engine: Engine) -> None:
-    """Abandon what is in flight, free the actors, let go. Bounded in time; again is harmless."""
+    """Abandon what is in flight, free the actors, let go. Bounded in time; again is harmless.
+
+    Ctrl-C ends the wait for goodbyes; what there was to let go of is let go.
+    """
+    with Held() as held:
+        _teardown(engine, held)
+
+
+def _teardown(engine: Engine, held: Held) -> None:
     with engine.lock:
         engine.close_now()
-    _await_goodbyes(engine, _Patience(engine, drain=False))
-    engine.release(wait=True)
+    try:
+        _await_goodbyes(engine, _Patience(engine, drain=False), held)
+    finally:
+        engine.release(wait=True)
 
 
 def close(engine: Engine) -> None:
-    """Let what is in flight finish, then free the actors, let go."""
+    """Let what is in flight finish, then free the actors, let go. Ctrl-C ends the wait, and abandons the rest."""
+    with Held() as held:
+        _close(engine, held)
+
+
+def _close(engine: Engine, held: Held) -> None:
     try:
         waiter = Waiter()
         with engine.lock:
@@ -37,14 +53,14 @@ def close(engine: Engine) -> None:
                 waiter.granted = True
             else:
                 engine.wait_quiet(waiter)
-        engine.blocking.wait(lambda: waiter.granted, None)
+        engine.blocking.wait(lambda: waiter.granted, None, held)
         with engine.lock:
             engine.send_stop()
-        _await_goodbyes(engine, _Patience(engine, drain=True))
+        _await_goodbyes(engine, _Patience(engine, drain=True), held)
         with engine.lock:
             engine.life.move(State.CLOSED)
     finally:
-        teardown(engine)
+        _teardown(engine, held)
 
 
 async def aclose(engine: Engine) -> None:
@@ -83,9 +99,10 @@ async def ateardown(engine: Engine) -> None:
 
 def abandon(engine: Engine) -> None:
     """As `teardown`, without waiting for anybody: for finalizers and cancelled tasks."""
-    with engine.lock:
-        engine.close_now()
-    engine.release(wait=False)
+    with Held():
+        with engine.lock:
+            engine.close_now()
+        engine.release(wait=False)
 
 
 def _check_quiet(engine: Engine) -> bool:
@@ -117,8 +134,9 @@ def _all_left(engine: Engine) -> bool:
         return not engine.deployment.supervision.present
 
 
-def _await_goodbyes(engine: Engine, patience: _Patience) -> None:
+def _await_goodbyes(engine: Engine, patience: _Patience, held: Held) -> None:
     while not _all_left(engine) and not patience.is_over():
+        held.check()
         if engine.blocking.is_on_own_loop():
             return  # the goodbye needs the very loop that a wait here would stop
         poll = select.poll()

@@ -16,6 +16,7 @@ from async_adag.actor.ray_runtime import is_ray_client
 from async_adag.driver.deploy import deploy, limits_named
 from async_adag.driver.engine import Engine
 from async_adag.driver.graph import CompiledGraph
+from async_adag.driver.interrupts import Held
 from async_adag.errors import GpuUnavailable, GraphError
 from async_adag.graph.model import Graph
 from async_adag.graph.plan import plan_graph
@@ -53,6 +54,7 @@ def compile(dag: DAGNode, /, **options: Unpack[CompileOptions]) -> CompiledGraph
         ValueError: an option out of range.
         GraphError: the DAG cannot be compiled, or an actor is dead or did not answer; names the node.
         GpuUnavailable: a node asks for GPU transport, and there is none here.
+        KeyboardInterrupt: Ctrl-C came while it waited; nothing is left behind.
     """
     return compile_with(dag, options_from(dict(options)))
 
@@ -64,7 +66,7 @@ async def compile_async(dag: DAGNode, /, **options: Unpack[CompileOptions]) -> C
     done: list[CompiledGraph] = []
 
     def work() -> None:
-        graph = compile_with(dag, checked, given_up=given_up.is_set)
+        graph = _compile(dag, checked, CREATE, given_up.is_set)
         done.append(graph)
         if given_up.is_set():
             graph.teardown()
@@ -79,21 +81,26 @@ async def compile_async(dag: DAGNode, /, **options: Unpack[CompileOptions]) -> C
     return done[0]
 
 
-def compile_with(
-    dag: DAGNode,
-    options: Options,
-    *,
-    default_communicator: Any = CREATE,
-    given_up: Callable[[], bool] = lambda: False,
-) -> CompiledGraph:
-    """As `compile`, with options that were checked, and what only the adapter and `compile_async` have.
+def compile_with(dag: DAGNode, options: Options, *, default_communicator: Any = CREATE) -> CompiledGraph:
+    """As `compile`, with options that were checked, and what only the adapter has.
 
     Args:
         dag: the node that ends the DAG.
         options: the options.
         default_communicator: see `read_dag`.
-        given_up: whether nobody waits for the graph any more.
     """
+    with Held() as held:
+
+        def given_up() -> bool:
+            held.check()
+            return False
+
+        return _compile(dag, options, default_communicator, given_up)
+
+
+def _compile(
+    dag: DAGNode, options: Options, default_communicator: Any, given_up: Callable[[], bool]
+) -> CompiledGraph:
     _check_platform()
     read = read_dag(dag, default_communicator)
     _check_transports(read.graph, options)

@@ -90,6 +90,14 @@ class Deployment:
     def close(self) -> None:
         """Let go of everything; the loops have ended or were asked to."""
         self.ends.close()
+        self._let_go()
+
+    def leave_to_parent(self) -> None:
+        """See `forks.Holder`."""
+        self.ends.leave_to_parent()
+        self._let_go()
+
+    def _let_go(self) -> None:
         self.gauges.clear()
         for bell in self.bells:
             bell.close()

@@ -8,11 +8,13 @@ one parks at the doorbell and the others wait for it.
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
+from async_adag.channels import forks
 from async_adag.channels.failures import annotate, decode_failure
 from async_adag.channels.interface import STOP, Failure, Reader, Writer
 from async_adag.driver.arguments import Arguments, part
@@ -20,13 +22,15 @@ from async_adag.driver.blocking import Blocking
 from async_adag.driver.capacity import Line, Waiter
 from async_adag.driver.deploy import Deployment
 from async_adag.driver.event_loop import LoopBinding
-from async_adag.driver.reasons import Reason, channel_failure, departure, torn_down
+from async_adag.driver.interrupts import Held
+from async_adag.driver.reasons import Reason, broken_off, channel_failure, departure, forked, torn_down
 from async_adag.driver.results import GraphRef
 from async_adag.driver.supervision import Departure
 from async_adag.errors import (
     AdagError,
     CapacityExceeded,
     GraphClosed,
+    RemoteError,
 )
 from async_adag.graph.model import FromInput
 from async_adag.graph.plan import Output, Plan
@@ -77,6 +81,9 @@ class Engine:
         self._deaf = False  # while taking in, and when nothing more will be taken in
         self._quiet: list[Waiter] = []  # who waits until nothing is in flight and STOP may be written
         self._leaving: list[Waiter] = []  # who waits until every actor has left
+        self._process = os.getpid()
+        self._forked: AdagError | None = None  # what every call raises in a forked child
+        forks.watch(self)
 
     # -- admission
 
@@ -85,17 +92,43 @@ class Engine:
         if self._error is not None:
             raise self._error.with_traceback(None)
 
+    def check_process(self) -> None:
+        """Raise what calls raise in a process that was forked from the graph's own, if this is one."""
+        if self._forked is not None:
+            raise self._forked.with_traceback(None)
+
+    def is_forked(self) -> bool:
+        """Whether this process was forked from the graph's own."""
+        return self._forked is not None
+
+    def leave_to_parent(self) -> None:
+        """See `forks.Holder`. Results that had arrived stay readable."""
+        self.lock = threading.RLock()
+        self._error = self._forked = forked(self._process, os.getpid())
+        self._deaf = True
+        self.life.move(State.CLOSED)
+        self._results.clear()
+        self._writers.clear()
+        self._loop.leave_to_parent()
+        self.blocking.leave_to_parent()
+        self.deployment.leave_to_parent()
+
     def submit_now(self, args: tuple[Any, ...], kwargs: dict[str, Any], owner: object) -> Sinks | None:
         """Admit an execution for a task, one future for each output; None where it would have to wait."""
         self._arguments.check(args, kwargs)
+        if self._loop.is_raw:
+            with Held():
+                return self._submit_now(args, kwargs, owner)
+        return self._submit_now(args, kwargs, owner)
+
+    def _submit_now(self, args: tuple[Any, ...], kwargs: dict[str, Any], owner: object) -> Sinks | None:
         with self.lock:
             if self._error is not None:
                 self.check_open()
             self._call_up()
             loop = self._loop.bind()
             if self._has_place() and self.line.is_empty():
-                self.ledger.reserve()
-                return self._admit_futures(loop, args, kwargs, owner)
+                return self._admit_futures(loop, args, kwargs, owner, reserved=False)
         return None
 
     def is_open(self) -> bool:
@@ -124,13 +157,18 @@ class Engine:
             if self._error is not None:
                 self.line.leave(waiter)
                 self.check_open()
-            return self._admit_futures(loop, args, kwargs, owner)
+            return self._admit_futures(loop, args, kwargs, owner, reserved=True)
 
     def _admit_futures(
-        self, loop: asyncio.AbstractEventLoop, args: tuple[Any, ...], kwargs: dict[str, Any], owner: object
+        self,
+        loop: asyncio.AbstractEventLoop,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        owner: object,
+        reserved: bool,
     ) -> Sinks:
         sinks: Sinks = [loop.create_future() for _ in self._outputs]
-        self._admit(args, kwargs, sinks)
+        self._admit(args, kwargs, sinks, reserved)
         if self.ledger.in_flight:
             self._loop.keep(owner)
         return sinks
@@ -144,33 +182,41 @@ class Engine:
             CapacityExceeded: no place was free within ``timeout`` seconds.
         """
         self._arguments.check(args, kwargs)
+        with Held() as held:
+            return self._submit(args, kwargs, owner, timeout, held)
+
+    def _submit(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], owner: object, timeout: float | None, held: Held
+    ) -> list[GraphRef]:
         with self.lock:
             self.check_open()
             self._call_up()
-            waiter = None
             if self.line.is_empty() and self._has_place():
-                self.ledger.reserve()
-            else:
-                waiter = Waiter()
-                self.line.join(waiter)
-        if waiter is not None:
-            self._stand_in_line(waiter, timeout)
+                return self._admit_refs(args, kwargs, owner, reserved=False)
+            waiter = Waiter()
+            self.line.join(waiter)
+        self._stand_in_line(waiter, timeout, held)
         with self.lock:
             if self._error is not None:
                 self.ledger.release()
                 self.check_open()
-            refs = [GraphRef(self, owner, number) for number in self._outputs]
-            entry = self._admit(args, kwargs, refs)
-            for ref in refs:
-                ref.number(entry.seq)
-            return refs
+            return self._admit_refs(args, kwargs, owner, reserved=True)
 
-    def _stand_in_line(self, waiter: Waiter, timeout: float | None) -> None:
+    def _admit_refs(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], owner: object, reserved: bool
+    ) -> list[GraphRef]:
+        refs = [GraphRef(self, owner, number) for number in self._outputs]
+        entry = self._admit(args, kwargs, refs, reserved)
+        for ref in refs:
+            ref.number(entry.seq)
+        return refs
+
+    def _stand_in_line(self, waiter: Waiter, timeout: float | None, held: Held) -> None:
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
             if timeout != 0:
                 self.blocking.check_loop()
-            self.blocking.wait(lambda: waiter.granted or waiter.error is not None, deadline)
+            self.blocking.wait(lambda: waiter.granted or waiter.error is not None, deadline, held)
         except BaseException:
             with self.lock:
                 self.line.leave(waiter)
@@ -187,9 +233,11 @@ class Engine:
             f"arrived within submit_timeout={timeout:g} s{self.describe_computing()}"
         )
 
-    def _admit(self, args: tuple[Any, ...], kwargs: dict[str, Any], sinks: Sinks) -> Entry[Sinks]:
-        """Send an execution whose place is reserved."""
+    def _admit(self, args: tuple[Any, ...], kwargs: dict[str, Any], sinks: Sinks, reserved: bool) -> Entry[Sinks]:
+        """Send an execution whose place is free, or ``reserved``."""
         writers = self._writers
+        if not reserved:
+            self.ledger.reserve()  # pickling runs code of the user's, which may come back here
         try:
             if len(writers) == 1:
                 writers[0].stage(writers[0].encode(self._arguments.values(args, kwargs)[0]))
@@ -206,11 +254,15 @@ class Engine:
             self._grant()
             annotate(error, "async_adag: the input could not be sent; no execution was started")
             raise
-        for writer in writers:  # first: while the actor wakes, there is time for the books
-            writer.publish()
-        for number, key in self._echoes:
-            self._settle(sinks[number], part(key, args, kwargs), None, self._loop.is_here())
-        return self.ledger.admit(sinks)
+        try:
+            for writer in writers:  # first: while the actor wakes, there is time for the books
+                writer.publish()
+            for number, key in self._echoes:
+                self._settle(sinks[number], part(key, args, kwargs), None, self._loop.is_here())
+            return self.ledger.admit(sinks)
+        except BaseException as error:
+            self.fail(broken_off(error))
+            raise
 
     def _call_up(self) -> None:
         """An execution comes: where it will be the only one, have the actors wake while it is made ready."""
@@ -252,15 +304,19 @@ class Engine:
         if self._deaf:
             return
         arrived = self.ledger.arrived
-        self._deaf = True  # unpickling runs code of the user's, which may come back here
         here = self._loop.is_here()
         try:
+            self._deaf = True  # unpickling runs code of the user's, which may come back here
             for channel, reader, may_read in self._results:
                 while may_read():
                     self._arrive(channel, reader, here)
         except FrameError as error:
             self.fail(channel_failure(self.plan, self.plan.results()[channel], str(error)))
             return
+        except BaseException as error:
+            if not self._is_in_step():
+                self.fail(broken_off(error))
+            raise
         finally:
             self._deaf = self._error is not None and self.life.state is not State.DRAINING
         if self.ledger.arrived != arrived:
@@ -275,22 +331,40 @@ class Engine:
 
     def _arrive(self, channel: int, reader: Reader, here: bool) -> None:
         error: BaseException | None = None
+        ending: BaseException | None = None
         value: Any = None
         try:
             value = reader.read()
         except FrameError:
             raise
-        except Exception as unreadable:
+        except BaseException as unreadable:
+            if reader.taken() == self.ledger.taken(channel):
+                raise  # it came before the frame was consumed
             annotate(unreadable, "async_adag: the result could not be unpickled here")
             error = unreadable
+            if not isinstance(error, Exception):
+                ending = error  # meant for whoever is here; the execution that was hit gets an error of its own
+                error = RemoteError(f"{ending!r} was raised here while the result was unpickled")
         if type(value) is Failure:
             error = decode_failure(value.encoded)
         elif value is STOP:
             return
-        sinks = self.ledger.arrive(channel).payload
-        for number, position in self._routes[channel]:
-            piece = value if position is None or error is not None else value[position]
-            self._settle(sinks[number], piece, error, here)
+        sinks = self.ledger.first(channel).payload
+        try:
+            self.ledger.arrive(channel)
+            for number, position in self._routes[channel]:
+                piece = value if position is None or error is not None else value[position]
+                self._settle(sinks[number], piece, error, here)
+        except BaseException as half:
+            for number, _ in self._routes[channel]:
+                self._settle(sinks[number], None, AdagError(f"{half!r} was raised in its way"), here)
+            raise
+        if ending is not None:
+            raise ending
+
+    def _is_in_step(self) -> bool:
+        """Whether every frame that was consumed is in the books."""
+        return all(reader.taken() == self.ledger.taken(channel) for channel, reader, _ in self._results)
 
     def _settle(self, sink: Any, value: Any, error: BaseException | None, here: bool) -> None:
         if type(sink) is GraphRef:
@@ -321,8 +395,19 @@ class Engine:
 
     def on_doorbell(self) -> None:
         """What the event loop does when the doorbell rings."""
+        if self._loop.is_raw:
+            with Held():
+                self._on_doorbell()
+        else:
+            self._on_doorbell()
+
+    def _on_doorbell(self) -> None:
         self.deployment.ends.doorbell.silence()
-        self.progress()
+        try:
+            self.progress()
+        except BaseException:
+            self.deployment.ends.doorbell.ring()  # what is left to do is done another time
+            raise
 
     def progress(self) -> None:
         """Take in all there is, then arm."""
@@ -355,6 +440,14 @@ class Engine:
         """Look for actors that have left, and break the graph if one was not to."""
         with self.lock:
             self._notice_departures()
+
+    def on_departure(self) -> None:
+        """What the event loop does when an actor has left."""
+        if self._loop.is_raw:
+            with Held():
+                self.notice_departures()
+        else:
+            self.notice_departures()
 
     def _notice_departures(self) -> None:
         for left in self.deployment.supervision.departures():
@@ -441,6 +534,7 @@ class Engine:
 
     def _release_now(self) -> None:
         with self.lock:
+            forks.forget(self)
             self.blocking.close()
             self._results.clear()
             self._writers.clear()

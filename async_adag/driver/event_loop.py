@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from async_adag.driver.interrupts import raises_anywhere
+
 if TYPE_CHECKING:
     from async_adag.driver.engine import Engine
 
@@ -26,6 +28,7 @@ class LoopBinding:
         self._thread = 0
         self._fds: list[int] = []
         self._owner: object | None = None
+        self.is_raw = False  # whether Ctrl-C raises in the middle of whatever this loop runs
 
     def bind(self) -> asyncio.AbstractEventLoop:
         """The running loop, bound.
@@ -46,11 +49,12 @@ class LoopBinding:
         engine = self._engine
         self._loop = loop
         self._thread = threading.get_ident()
+        self.is_raw = raises_anywhere()
         # Bound methods of the engine: it lives until the graph is torn down or dropped, which unbinds them.
         deployment = engine.deployment
         self._fds = [deployment.ends.doorbell.fd, deployment.supervision.fd]
         loop.add_reader(self._fds[0], engine.on_doorbell)
-        loop.add_reader(self._fds[1], engine.notice_departures)
+        loop.add_reader(self._fds[1], engine.on_departure)
         self.settle_in()
         return loop
 
@@ -81,7 +85,10 @@ class LoopBinding:
             if error is not None:
                 settle_here(future, value, error)
             elif not future.done():
-                future.set_result(value)
+                try:
+                    future.set_result(value)
+                except asyncio.InvalidStateError:
+                    pass  # as in `settle_here`
             return
         try:
             loop.call_soon_threadsafe(settle_here, future, value, error)
@@ -114,6 +121,12 @@ class LoopBinding:
             if wait:
                 done.wait(1.0)  # bounded: that loop may be waiting for this very thread
 
+    def leave_to_parent(self) -> None:
+        """See `forks.Holder`: the loop's epoll is the parent's too, so nothing is taken off it."""
+        self._loop = None
+        self._fds = []
+        self._owner = None
+
     def _unwatch(self, loop: asyncio.AbstractEventLoop) -> None:
         for fd in self._fds:
             loop.remove_reader(fd)
@@ -121,11 +134,14 @@ class LoopBinding:
 
 
 def settle_here(future: Future, value: Any, error: BaseException | None) -> None:
-    """Settle a future on its loop's thread."""
+    """Settle a future on its loop's thread; one that is done stays as it is."""
     if future.done():
         return
-    if error is None:
-        future.set_result(value)
-        return
-    future.set_exception(error)
-    future._log_traceback = False  # a failure that nobody awaits is nobody's business
+    try:
+        if error is None:
+            future.set_result(value)
+        else:
+            future.set_exception(error)
+            future._log_traceback = False  # a failure that nobody awaits is nobody's business
+    except asyncio.InvalidStateError:
+        pass  # cancelled just now: of Ctrl-C, `asyncio.run` makes a cancellation, in the signal's handler

@@ -11,6 +11,7 @@ from typing import Any, Self, TextIO
 
 from async_adag.driver import closing
 from async_adag.driver.engine import Engine, Sinks
+from async_adag.driver.event_loop import settle_here
 from async_adag.driver.results import FutureList, GraphRef, RefList
 from async_adag.driver.snapshots import state_of, stats_of
 from async_adag.driver.stream import stream
@@ -164,8 +165,7 @@ def _expire(sinks: Sinks, timeout: float, engine: Engine) -> None:
         f"abandoned{engine.describe_computing()}"
     )
     for future in late:
-        future.set_exception(error)
-        future._log_traceback = False
+        settle_here(future, None, error)
 
 
 class CompiledGraph(GraphCalls):
@@ -226,23 +226,34 @@ class CompiledGraph(GraphCalls):
         """Abandon what is in flight, after taking in what has arrived, and free the actors. Idempotent.
 
         Bounded in time: an actor whose method is still running gives its share back when it returns.
+
+        Raises:
+            GraphClosed: this process was forked from the graph's own, whose graph goes on.
         """
-        self._finalizer.detach()
+        self._engine.check_process()
         closing.teardown(self._engine)
+        self._finalizer.detach()
 
     async def aclose(self) -> None:
-        """Let what is in flight finish, then free the actors. Idempotent. Cancelling it abandons the graph."""
-        self._finalizer.detach()
+        """Let what is in flight finish, then free the actors. Idempotent. Cancelling it abandons the graph.
+
+        Raises:
+            GraphClosed: this process was forked from the graph's own, whose graph goes on.
+        """
+        self._engine.check_process()
         await closing.aclose(self._engine)
+        self._finalizer.detach()
 
     def __enter__(self) -> Self:
         self._engine.check_open()
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
+        if self._engine.is_forked():
+            return  # a forked child leaves the block: the graph is its parent's
         if kind is None:
-            self._finalizer.detach()
             closing.close(self._engine)
+            self._finalizer.detach()
         else:
             self.teardown()
 
@@ -251,11 +262,13 @@ class CompiledGraph(GraphCalls):
         return self
 
     async def __aexit__(self, kind: object, *_: object) -> None:
+        if self._engine.is_forked():
+            return
         if kind is None:
             await self.aclose()
         else:
-            self._finalizer.detach()
             await closing.ateardown(self._engine)
+            self._finalizer.detach()
 
     def __repr__(self) -> str:
         graph = self._engine.plan.graph

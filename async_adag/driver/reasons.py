@@ -37,11 +37,25 @@ def channel_failure(plan: Plan, channel: Channel, text: str) -> Reason:
     )
 
 
+def broken_off(error: BaseException) -> Reason:
+    """Something was raised where half a step would put the channels out of step with the books."""
+    return lambda seq: GraphBroken(f"{error!r} was raised in the middle of a step of the graph; {_outcome(seq)}")
+
+
 def torn_down(seq: int) -> AdagError:
     """Its owner wanted it."""
     if seq < 0:
         return GraphClosed("the graph was torn down: compile the DAG again to go on")
     return GraphClosed(f"the graph was torn down before execution {seq} arrived")
+
+
+def forked(parent: int, child: int) -> AdagError:
+    """This process was forked from the one that compiled the graph."""
+    return GraphClosed(
+        f"this graph was compiled in another process ({parent}), from which this one ({child}) was forked: use it "
+        "there; to run it here, spawn this process instead of forking it (multiprocessing's 'spawn'), and compile "
+        "the DAG here"
+    )
 
 
 def _outcome(seq: int) -> str:

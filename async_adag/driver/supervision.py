@@ -94,7 +94,7 @@ class Supervision:
         return Left(actor, Departure.GOODBYE if text == GOODBYE else Departure.BROKE, text)
 
     def close(self) -> None:
-        """Watch nobody any more; again is harmless."""
+        """Watch nobody any more; again is harmless. In a forked child it takes nothing from the parent."""
         for pidfd in self._pidfds:
             os.close(pidfd)
         for _, connection in self._connections.values():

@@ -70,17 +70,31 @@ class Ledger(Generic[T]):
             queue.append(entry)
         return entry
 
-    def arrive(self, channel: int) -> Entry[T]:
+    def taken(self, channel: int) -> int:
+        """How many frames of ``channel`` have arrived, or will not arrive any more."""
+        return self.admitted - len(self._queues[channel])
+
+    def first(self, channel: int) -> Entry[T]:
         """The execution that the next frame of ``channel`` belongs to.
+
+        Raises:
+            IndexError: no execution waits for one.
+        """
+        return self._queues[channel][0]
+
+    def arrive(self, channel: int) -> Entry[T]:
+        """Note that the next frame of ``channel`` has arrived; the execution that it belongs to.
 
         Raises:
             IndexError: a frame arrived that no execution waits for.
         """
-        entry = self._queues[channel].popleft()
+        queue = self._queues[channel]
+        entry = queue[0]
         self.arrived += 1
         entry.missing -= 1
         if entry.missing == 0:
             self.settled += 1
+        queue.popleft()  # last: what is raised before leaves the frame to be noticed as missing
         return entry
 
     def pending(self) -> list[tuple[Entry[T], list[int]]]:
