@@ -128,7 +128,7 @@ class Stage:
         rung = [Doorbell(os.dup(bells[actor.actor])) for actor in plan.actors]
         for fd in (*bells.values(), *rings.values()):
             os.close(fd)
-        self.engine = Engine(plan, Deployment(ends, controls, rung, supervision, specs, None), chosen)
+        self.engine = Engine(plan, Deployment(ends, controls, rung, supervision, specs, {}, {}, None), chosen)
         self.compiled = CompiledGraph(self.engine)
 
     def close(self) -> None:
