@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from async_adag.actor.calls import Call, calls_of, first_registers, unpack
+from async_adag.actor.calls import Call, ChannelFailed, calls_of, first_registers, unpack
 from async_adag.actor.children import Origin, end_child
 from async_adag.actor.control import Control, LoopState
 from async_adag.actor.wiring import Endpoints
@@ -54,8 +54,9 @@ class AsyncLoop:
         self._end_actor = end_actor
         self._on_end = on_end
         self._origin = Origin()
-        self._inboxes = {number: _Inbox(reader) for number, reader in ends.readers.items()}
-        self._outboxes = {number: _Outbox(writer) for number, writer in ends.writers.items()}
+        edge = ends.edges.get
+        self._inboxes = {number: _Inbox(reader, edge(number, "")) for number, reader in ends.readers.items()}
+        self._outboxes = {number: _Outbox(writer, edge(number, "")) for number, writer in ends.writers.items()}
         self._lead = self._calls[0].reads[0]
         self._begun = 0
         self._running: set[asyncio.Task[None]] = set()
@@ -97,6 +98,8 @@ class AsyncLoop:
                     return
                 if not self._arm():
                     return
+        except ChannelFailed as error:
+            self._finish(str(error))
         except BaseException:
             self._finish(f"a fault in the loop: {traceback.format_exc()}")
 
@@ -132,7 +135,7 @@ class AsyncLoop:
                 there |= inbox.reader.arm()
         for outbox in self._outboxes.values():
             if outbox.is_blocked():
-                there |= outbox.writer.arm()
+                there |= outbox.arm()
         if not self._stopping and self._may_begin():
             there |= self._lead[1].arm()
         return there
@@ -144,6 +147,9 @@ class AsyncLoop:
         if not task.cancelled() and task.exception() is not None:
             error = task.exception()
             assert error is not None
+            if isinstance(error, ChannelFailed):
+                self._finish(str(error))
+                return
             self._finish(f"a fault in the loop: {''.join(traceback.format_exception(error))}")
             return
         self._turn()
@@ -155,7 +161,10 @@ class AsyncLoop:
                 value = await self._value(self._inboxes[channel], seq)
                 if isinstance(value, _Unreadable):
                     value = call.unreadable(value.error)
-                unpack(registers, targets, value)
+                try:
+                    unpack(registers, targets, value)
+                except FrameError as error:
+                    raise ChannelFailed(self._inboxes[channel].edge, seq, error) from error
             arguments = call.arguments(registers)
             if isinstance(arguments, Failure):
                 call.store(registers, arguments)
@@ -253,8 +262,9 @@ class _Unreadable:
 class _Inbox:
     """Frames of one channel, handed to the executions they belong to."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: Reader, edge: str) -> None:
         self.reader = reader
+        self.edge = edge
         self.kept: dict[int, Any] = {}
         self.wanted: dict[int, asyncio.Future[None]] = {}
         self._next = 0
@@ -263,8 +273,8 @@ class _Inbox:
         self._next += 1
         try:
             return self.reader.read()
-        except FrameError:
-            raise
+        except FrameError as error:
+            raise ChannelFailed(self.edge, self._next - 1, error) from error
         except Exception as error:
             return _Unreadable(error)
 
@@ -286,13 +296,14 @@ class _Inbox:
 class _Outbox:
     """Frames of one channel, written in the order of their executions."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Writer, edge: str) -> None:
         self.writer = writer
+        self._edge = edge
         self.waiting: dict[int, tuple[Call | None, Encoded]] = {}
         self._next = 0
 
     def put(self, seq: int, call: Call, encoded: Encoded) -> None:
-        if seq == self._next and self.writer.may_write():
+        if seq == self._next and self._may_write():
             self._write(call, encoded)
             self.flush()
         else:
@@ -309,13 +320,29 @@ class _Outbox:
         return self._next in self.waiting
 
     def flush(self) -> None:
-        while self._next in self.waiting and self.writer.may_write():
+        while self._next in self.waiting and self._may_write():
             self._write(*self.waiting.pop(self._next))
 
+    def arm(self) -> bool:
+        """As `Writer.arm`."""
+        try:
+            return self.writer.arm()
+        except FrameError as error:
+            raise ChannelFailed(self._edge, self._next, error) from error
+
+    def _may_write(self) -> bool:
+        try:
+            return self.writer.may_write()
+        except FrameError as error:
+            raise ChannelFailed(self._edge, self._next, error) from error
+
     def _write(self, call: Call | None, encoded: Encoded) -> None:
-        if call is None:
-            self.writer.stage(encoded)
-        else:
-            call.stage(self.writer, encoded)
+        try:
+            if call is None:
+                self.writer.stage(encoded)
+            else:
+                call.stage(self.writer, encoded)
+        except FrameError as error:
+            raise ChannelFailed(self._edge, self._next, error) from error
         self.writer.publish()
         self._next += 1

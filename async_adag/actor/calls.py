@@ -10,6 +10,14 @@ from async_adag.channels.failures import annotate, encode_failure
 from async_adag.channels.interface import Failure, Reader, Writer
 from async_adag.collectives.part import part
 from async_adag.graph.plan import ActorPlan, Pack, Task
+from async_adag.protocol.frame import ChannelError, FrameError
+
+
+class ChannelFailed(ChannelError):
+    """A channel cannot go on: what was found there is no frame, or no place for one."""
+
+    def __init__(self, edge: str, seq: int, error: FrameError) -> None:
+        super().__init__(f"the channel from {edge} failed in execution {seq}: {error}")
 
 
 class Call:
@@ -141,10 +149,16 @@ def packed(pack: Pack, parts: list[Any]) -> Any:
 
 
 def unpack(registers: list[Any], targets: tuple[int, ...], value: Any) -> None:
-    """Put what a frame carried into registers: one value as it is, several from a tuple."""
+    """Put what a frame carried into registers: one value as it is, several from a tuple.
+
+    Raises:
+        FrameError: there are not as many values in it.
+    """
     if len(targets) == 1:
         registers[targets[0]] = value
     else:
+        if targets and type(value) is not Failure and not (type(value) is tuple and len(value) == len(targets)):
+            raise FrameError(f"no {len(targets)} values in it")
         for position, target in enumerate(targets):
             registers[target] = value if type(value) is Failure else value[position]
 

@@ -28,6 +28,7 @@ class LoopState(IntEnum):
     ENDED = 3
     SENDING = 4  # tensors, by a communicator
     RECEIVING = 5
+    UNKNOWN = 6  # the page holds no state: somebody has overwritten it
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +143,8 @@ class Control:
         words = self.words
         task = self._plan.tasks[words[_TASK] % len(self._plan.tasks)]
         seconds = max(0, time.monotonic_ns() - words[_SINCE]) / 1e9
-        return LoopSnapshot(self._plan.name, LoopState(words[_STATE]), task.label, words[_SEQ], seconds)
+        state = LoopState(min(words[_STATE], LoopState.UNKNOWN))
+        return LoopSnapshot(self._plan.name, state, task.label, words[_SEQ], seconds)
 
     def waits(self) -> tuple[int, int]:
         """How often the loop parked, and how often it got its news while spinning."""

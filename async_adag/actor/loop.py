@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from async_adag.actor.calls import Call, calls_of, first_registers, unpack
+from async_adag.actor.calls import Call, ChannelFailed, calls_of, first_registers, unpack
 from async_adag.actor.children import Origin, end_child
 from async_adag.actor.control import Control, LoopState
 from async_adag.actor.moved import move_tensors
@@ -19,7 +19,7 @@ from async_adag.channels.codec import Encoded
 from async_adag.channels.interface import STOP, Failure, Writer
 from async_adag.channels.parking import Parking, SentinelFired
 from async_adag.graph.plan import ActorPlan
-from async_adag.protocol.frame import ChannelError
+from async_adag.protocol.frame import ChannelError, FrameError
 
 
 class _Ended(Exception):
@@ -113,32 +113,36 @@ class ThreadLoop:
 
     def _execution(self, seq: int) -> bool:
         """One execution; False when the channels say stop."""
+        channel = -1
         registers = self._first.copy()
         if self._control.should_end():
             raise _Ended
-        for call in self._calls:
-            for _, reader, targets in call.reads:
-                while not reader.may_read():
-                    self._wait(reader.may_read, reader.arm, reader.may_read)
-                try:
-                    value = reader.read()
-                except ChannelError:
-                    raise
-                except Exception as error:
-                    value = call.unreadable(error)
-                if value is STOP:
-                    self._pass_on_stop()
-                    return False
-                unpack(registers, targets, value)
-                del value
-            if call.took < BRIEF_NS and self._control.is_alone():
-                for _, writer, _ in call.writes:
-                    writer.call_up()  # its readers wake while the method runs
-            call.store(registers, self._compute(call, seq, registers))
-            for _, writer, sources in call.writes:
-                self._write(call, writer, call.encode(writer, registers, sources))
-            if self._turn.is_crowded():
-                self._place.has_run(time.monotonic_ns())
+        try:
+            for call in self._calls:
+                for channel, reader, targets in call.reads:  # noqa: B007 - for the error
+                    while not reader.may_read():
+                        self._wait(reader.may_read, reader.arm, reader.may_read)
+                    try:
+                        value = reader.read()
+                    except ChannelError:
+                        raise
+                    except Exception as error:
+                        value = call.unreadable(error)
+                    if value is STOP:
+                        self._pass_on_stop()
+                        return False
+                    unpack(registers, targets, value)
+                    del value
+                if call.took < BRIEF_NS and self._control.is_alone():
+                    for _, writer, _ in call.writes:
+                        writer.call_up()  # its readers wake while the method runs
+                call.store(registers, self._compute(call, seq, registers))
+                for channel, writer, sources in call.writes:  # noqa: B007
+                    self._write(call, writer, call.encode(writer, registers, sources))
+                if self._turn.is_crowded():
+                    self._place.has_run(time.monotonic_ns())
+        except FrameError as error:
+            raise ChannelFailed(self._ends.edges.get(channel, ""), seq, error) from error
         return True
 
     def _compute(self, call: Call, seq: int, registers: list[Any]) -> Any:

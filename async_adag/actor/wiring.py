@@ -44,12 +44,13 @@ def wire(channels: tuple[Channel, ...], process: int) -> Wiring:
 
 @dataclass(slots=True)
 class Endpoints:
-    """The channel ends of one process. Owns them, and the doorbells."""
+    """The channel ends of one process. Owns them, and the doorbells. ``edges`` are the channels in words."""
 
     doorbell: Doorbell
     readers: dict[int, Reader] = field(default_factory=dict)
     writers: dict[int, Writer] = field(default_factory=dict)
     bells: list[Doorbell] = field(default_factory=list)
+    edges: dict[int, str] = field(default_factory=dict)
 
     def close(self) -> None:
         """Let go of everything but what values still lease."""
@@ -103,6 +104,7 @@ def connect_ends(
             raise RendezvousError("a descriptor that should be a doorbell is not")
         for made, (number, fd) in enumerate(zip(wiring.channels, files, strict=True)):  # noqa: B007
             channel = channels[number]
+            ends.edges[number] = channel.edge
             if number in directs:
                 direct = directs[number]
                 if channel.writer == wiring.process:

@@ -18,7 +18,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from async_adag.channels.limits import explain
 from async_adag.channels.memory import Mapping, grow, punch
+from async_adag.protocol.frame import FrameError
 from async_adag.protocol.ring import RingLayout, Words
 
 SMALLEST = 64 * 1024
@@ -56,6 +58,7 @@ class BlockPool:
 
         Raises:
             OSError: the memory file cannot grow: memory, ``RLIMIT_FSIZE`` or ``RLIMIT_AS``.
+            FrameError: no block is free, which cannot be: there are more than readers can hold.
         """
         block = self._choose(size)
         if block.backed < size:
@@ -63,7 +66,7 @@ class BlockPool:
             try:
                 os.posix_fallocate(self._fd, block.offset, size)
             except OSError as error:
-                raise OSError(error.errno, f"{error.strerror}: {size} bytes of shared memory") from None
+                raise OSError(error.errno, f"{size} bytes of shared memory: {explain(error)}") from None
             block.backed = size
         block.used_at = seq
         block.generation += 1
@@ -96,6 +99,8 @@ class BlockPool:
                     raise
         if fitting:
             return min(fitting, key=_capacity)
+        if not free:
+            raise FrameError(f"no word of readers that gives back any of {len(self._blocks)} blocks")
         return self._grow(max(free, key=_capacity), size)
 
     def _extend(self, number: int, size: int) -> Block:

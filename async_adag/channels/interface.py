@@ -27,7 +27,11 @@ class Writer(Protocol):
         """
 
     def may_write(self) -> bool:
-        """Whether `stage` may be called now."""
+        """Whether `stage` may be called now.
+
+        Raises:
+            FrameError: the shared memory is spoiled; the channel cannot go on. So for `stage` and `arm`.
+        """
 
     def stage(self, encoded: Encoded) -> None:
         """Put what `encode` prepared where the next frame goes. Nothing is sent yet.

@@ -68,6 +68,7 @@ class Engine:
             ]
             for channel in results
         ]
+        self._counts = [len(channel.values) for channel in results]
         self._echoes = [
             (number, output.key) for number, output in enumerate(plan.outputs) if isinstance(output, FromInput)
         ]
@@ -126,7 +127,7 @@ class Engine:
             if self._error is not None:
                 self.check_open()
             self._call_up()
-            loop = self._loop.bind()
+            loop = self._bind_loop()
             if self._has_place() and self.line.is_empty():
                 return self._admit_futures(loop, args, kwargs, owner, reserved=False)
         return None
@@ -139,7 +140,7 @@ class Engine:
         """Admit an execution for a task, after those who came before; one future for each output."""
         with self.lock:
             self.check_open()
-            loop = self._loop.bind()
+            loop = self._bind_loop()
             waiter = Waiter(loop.create_future())
             self.line.join(waiter)
             self._loop.settle_in()
@@ -158,6 +159,11 @@ class Engine:
                 self.line.leave(waiter)
                 self.check_open()
             return self._admit_futures(loop, args, kwargs, owner, reserved=True)
+
+    def _bind_loop(self) -> asyncio.AbstractEventLoop:
+        loop = self._loop.bind()
+        self.check_open()  # a new loop takes in what has arrived, which may break the graph
+        return loop
 
     def _admit_futures(
         self,
@@ -193,6 +199,7 @@ class Engine:
             self._call_up()
             if self.line.is_empty() and self._has_place():
                 return self._admit_refs(args, kwargs, owner, reserved=False)
+            self.check_open()  # the look for a place may have broken the graph
             waiter = Waiter()
             self.line.join(waiter)
         self._stand_in_line(waiter, timeout, held)
@@ -240,7 +247,8 @@ class Engine:
             self.ledger.reserve()  # pickling runs code of the user's, which may come back here
         try:
             if len(writers) == 1:
-                writers[0].stage(writers[0].encode(self._arguments.values(args, kwargs)[0]))
+                (writer,) = writers
+                writer.stage(writer.encode(self._arguments.values(args, kwargs)[0]))
             else:
                 # All are pickled before any is staged, and all staged before any is sent.
                 values = self._arguments.values(args, kwargs)
@@ -251,6 +259,9 @@ class Engine:
             for writer in writers:
                 writer.unstage()
             self.ledger.release()
+            if isinstance(error, FrameError):
+                self._spoiled(writer, error)
+                self.check_open()
             self._grant()
             annotate(error, "async_adag: the input could not be sent; no execution was started")
             raise
@@ -280,13 +291,22 @@ class Engine:
         if self.ledger.has_place() and self._may_write():
             return True
         self.take_in()
-        return self.ledger.has_place() and self._may_write()
+        return self._error is None and self.ledger.has_place() and self._may_write()
 
     def _may_write(self) -> bool:
-        for writer in self._writers:  # noqa: SIM110 - a generator costs more than the question
-            if not writer.may_write():
-                return False
+        try:
+            for writer in self._writers:
+                if not writer.may_write():
+                    return False
+        except FrameError as error:
+            self._spoiled(writer, error)
+            return False
         return True
+
+    def _spoiled(self, writer: Writer, error: FrameError) -> None:
+        """A channel that the driver writes cannot go on."""
+        channel = self.plan.inputs()[self._writers.index(writer)]
+        self.fail(channel_failure(self.plan, channel, str(error)))
 
     def _grant(self) -> None:
         line = self.line
@@ -346,10 +366,21 @@ class Engine:
                 ending = error  # meant for whoever is here; the execution that was hit gets an error of its own
                 error = RemoteError(f"{ending!r} was raised here while the result was unpickled")
         if type(value) is Failure:
-            error = decode_failure(value.encoded)
+            try:
+                error = decode_failure(value.encoded)
+            except Exception as unreadable:
+                annotate(unreadable, "async_adag: the error of a node could not be unpickled here")
+                error = unreadable
         elif value is STOP:
+            if self.life.state is not State.DRAINING or self.ledger.in_flight:
+                raise FrameError("a stop that nobody sent")
             return
-        sinks = self.ledger.first(channel).payload
+        elif error is None and not self._fits(channel, value):
+            raise FrameError("another number of values than there are")
+        try:
+            sinks = self.ledger.first(channel).payload
+        except IndexError:
+            raise FrameError("a frame that no execution waits for") from None
         try:
             self.ledger.arrive(channel)
             for number, position in self._routes[channel]:
@@ -365,6 +396,11 @@ class Engine:
     def _is_in_step(self) -> bool:
         """Whether every frame that was consumed is in the books."""
         return all(reader.taken() == self.ledger.taken(channel) for channel, reader, _ in self._results)
+
+    def _fits(self, channel: int, value: Any) -> bool:
+        """Whether the channel's routes find their values in it."""
+        count = self._counts[channel]
+        return count == 1 or (type(value) is tuple and len(value) == count)
 
     def _settle(self, sink: Any, value: Any, error: BaseException | None, here: bool) -> None:
         if type(sink) is GraphRef:
@@ -389,8 +425,11 @@ class Engine:
         ledger = self.ledger
         if (self._quiet and ledger.in_flight == 0) or (not self.line.is_empty() and ledger.has_place()):
             # What is missing is room in every channel: once that is there, nobody rings any more.
-            full = [writer for writer in self._writers if not writer.may_write()]
-            there |= not full or any(writer.arm() for writer in full)
+            try:
+                full = [writer for writer in self._writers if not writer.may_write()]
+                there |= not full or any(writer.arm() for writer in full)
+            except FrameError:
+                return not self._may_write()  # which breaks the graph
         return there
 
     def on_doorbell(self) -> None:
@@ -495,7 +534,8 @@ class Engine:
     def is_quiet(self) -> bool:
         """Whether nothing is in flight and STOP may be written; or nothing more will come."""
         self.take_in()
-        return self.life.state is not State.DRAINING or (self.ledger.in_flight == 0 and self._may_write())
+        quiet = self.ledger.in_flight == 0 and self._may_write()
+        return quiet or self.life.state is not State.DRAINING
 
     def wait_quiet(self, waiter: Waiter) -> None:
         """Have ``waiter`` woken when `is_quiet`."""

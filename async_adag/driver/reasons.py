@@ -7,8 +7,7 @@ from collections.abc import Callable
 from async_adag.actor.control import LoopSnapshot, LoopState
 from async_adag.driver.supervision import Departure, Left
 from async_adag.errors import ActorDied, AdagError, GraphBroken, GraphClosed
-from async_adag.graph.model import FromNode
-from async_adag.graph.plan import Channel, Plan
+from async_adag.graph.plan import DRIVER, Channel, Plan
 
 Reason = Callable[[int], AdagError]
 
@@ -29,11 +28,11 @@ def departure(plan: Plan, left: Left, snapshot: LoopSnapshot) -> Reason:
 
 
 def channel_failure(plan: Plan, channel: Channel, text: str) -> Reason:
-    """What an actor wrote for the driver is no frame."""
-    actor = plan.graph.actors[channel.writer]
-    nodes = ", ".join(plan.graph.label(value.node) for value in channel.values if isinstance(value, FromNode))
+    """What lies in a channel of the driver's is no frame, or no place for one."""
+    actors = [plan.graph.actors[process] for process in (channel.writer, *channel.readers) if process != DRIVER]
+    peers = ", ".join(map(str, actors))
     return lambda seq: GraphBroken(
-        f"the channel of {nodes} to the driver failed: {text}; {actor} wrote it; {_outcome(seq)}"
+        f"the channel from {channel.edge} failed: {text}; its other side is {peers}; {_outcome(seq)}"
     )
 
 

@@ -13,7 +13,7 @@ receives it ahead of its first node behind that place, needed there or not.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from async_adag.graph.model import (
@@ -43,6 +43,7 @@ class Channel:
         readers: the processes that read, in the order of their reading ends.
         values: what one frame carries: one value as it is, several as a tuple, none as an empty frame.
         moved: whether a communicator of the user's carries the tensors in the values; see `Plan.mover`.
+        edge: from which nodes to which it goes, in words.
     """
 
     number: int
@@ -50,6 +51,7 @@ class Channel:
     readers: tuple[int, ...]
     values: tuple[FromInput | FromNode, ...]
     moved: bool = False
+    edge: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,14 +230,16 @@ def _channels(graph: Graph) -> tuple[Channel, ...]:
     for value in sorted((v for v in consumers if isinstance(v, FromInput)), key=_input_order):
         groups.setdefault((DRIVER, tuple(sorted(consumers[value]))), []).append(value)
     _add_triggers(graph, groups)
-    found = [Channel(number, DRIVER, key[1], tuple(values)) for number, (key, values) in enumerate(groups.items())]
+    found = [_channel(graph, number, *key, values) for number, (key, values) in enumerate(groups.items())]
     for node in graph.nodes:
         # Per node, not per actor: a result must not wait for the actor's next node.
-        found += _channels_of(node, len(found), consumers)
+        found += _channels_of(graph, node, len(found), consumers)
     return tuple(found)
 
 
-def _channels_of(node: Node, first: int, consumers: dict[FromInput | FromNode, set[int]]) -> list[Channel]:
+def _channels_of(
+    graph: Graph, node: Node, first: int, consumers: dict[FromInput | FromNode, set[int]]
+) -> list[Channel]:
     """The channels of a node's results, numbered from ``first``: those that a communicator carries come last."""
     groups: dict[tuple[bool, int, tuple[int, ...]], list[FromInput | FromNode]] = {}
     for index in range(node.returns):
@@ -249,9 +253,30 @@ def _channels_of(node: Node, first: int, consumers: dict[FromInput | FromNode, s
                 groups.setdefault((moved, communicator, tuple(sorted(some))), []).append(result)
     ordered = sorted(groups.items(), key=lambda item: item[0][0])
     return [
-        Channel(number, node.actor, readers, tuple(values), moved)
+        _channel(graph, number, node.actor, readers, values, moved)
         for number, ((moved, _, readers), values) in enumerate(ordered, first)
     ]
+
+
+def _channel(
+    graph: Graph,
+    number: int,
+    writer: int,
+    readers: tuple[int, ...],
+    values: list[FromInput | FromNode],
+    moved: bool = False,
+) -> Channel:
+    carried = set(values)
+    sources = [graph.label(value.node) for value in values if isinstance(value, FromNode)]
+    targets = [
+        graph.label(node.number)
+        for node in graph.nodes
+        if node.actor in readers and not carried.isdisjoint(s for s in node.sources() if not isinstance(s, Const))
+    ] or [str(graph.actors[reader]) for reader in readers if reader != DRIVER]
+    if DRIVER in readers:
+        targets.append("the driver")
+    edge = f"{', '.join(dict.fromkeys(sources)) or 'the driver'} to {', '.join(dict.fromkeys(targets))}"
+    return Channel(number, writer, readers, tuple(values), moved, edge)
 
 
 def _input_order(value: FromInput) -> tuple[bool, int, str]:

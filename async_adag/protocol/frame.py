@@ -57,7 +57,9 @@ class ChannelError(Exception):
 
 
 class FrameError(ChannelError):
-    """A header that is no frame, out of its turn, or that points outside its memory."""
+    """A header that is no frame, out of its turn, or that points outside its memory; or words that break the rules
+    of the ring.
+    """
 
 
 class Header(NamedTuple):

@@ -18,6 +18,10 @@ doorbell. So who arms and then finds news leaves the ``parked`` word as it stood
 Waking another CPU takes longer than making a small frame, so a writer may *call up* its readers ahead of one. One
 that sleeps on the writer's own CPU is left alone: it could only take that CPU from the writer.
 
+The words lie in memory that other processes may write, so they are not trusted further than the rules go: a
+``head`` that is not the reader's own count is a frame to be read, whose header is then refused if it is not the
+next one; a ``tail`` that the writer's ``head`` could not have is a `FrameError`.
+
 The words are given as anything indexable, so that the rules run over a list as well as over mapped memory. A fence
 is anything that can be passed through by ``with``.
 """
@@ -27,6 +31,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
+
+from async_adag.protocol.frame import FrameError
 
 WORD = 8
 LINE = 8  # words in a cache line: what different processes write stays apart
@@ -96,11 +102,19 @@ class WriterCursor:
         self._limit = self.head  # head may grow up to here before the tails are looked at again
 
     def may_write(self) -> bool:
-        """Whether a slot is free."""
+        """Whether a slot is free.
+
+        Raises:
+            FrameError: a reader's ``tail`` is where it cannot be.
+        """
         if self.head < self._limit:
             return True
         words = self._words
-        self._limit = min([words[tail] for tail in self._layout.tails]) + self._layout.slots
+        tails = [words[tail] for tail in self._layout.tails]
+        lowest = min(tails)
+        if lowest + self._layout.slots < self.head or max(tails) > self.head:
+            raise FrameError(f"readers that have taken {tails} frames where {self.head} were written")
+        self._limit = lowest + self._layout.slots
         return self.head < self._limit
 
     def publish(self) -> list[int]:
@@ -169,7 +183,7 @@ class ReaderCursor:
 
     def may_read(self) -> bool:
         """Whether a frame has been published that this reader has not taken."""
-        return self._words[self._head] > self.tail
+        return self._words[self._head] != self.tail
 
     def take(self) -> bool:
         """Give the slot of ``tail`` back to the writer; True if its doorbell is to be rung."""
@@ -190,7 +204,7 @@ class ReaderCursor:
         words[self._parked] = self._cpu() + 1
         with self._fence:  # pairs with the one in WriterCursor.publish
             pass
-        if words[self._head] > self.tail:
+        if words[self._head] != self.tail:
             words[self._parked] = before
             return True
         return False

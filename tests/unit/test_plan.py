@@ -187,3 +187,23 @@ def test_tasks_and_actors_are_named_in_words(make_graph):
     actor = plan_graph(graph).actors[0]
     assert actor.name == "Actor0(000000)"
     assert actor.tasks[0].label == "method0 on Actor0(000000)" == graph.label(0)
+
+
+def test_every_channel_says_from_which_nodes_to_which_it_goes(make_graph):
+    graph = make_graph(
+        (0, [WHOLE], 2),
+        (1, [FromNode(0, 0), FromNode(0, 1)]),
+        (2, [FromNode(0, 0), 5]),
+        (3, [6]),
+        outputs=[FromNode(0, 0), FromNode(1), FromNode(2), FromNode(3)],
+    )
+    names = [graph.label(number) for number in range(4)]
+    assert [channel.edge for channel in plan_graph(graph).channels] == [
+        f"the driver to {names[0]}",
+        f"the driver to {graph.actors[3]}",  # a trigger
+        f"{names[0]} to {names[1]}, {names[2]}, the driver",
+        f"{names[0]} to {names[1]}",
+        f"{names[1]} to the driver",
+        f"{names[2]} to the driver",
+        f"{names[3]} to the driver",
+    ]

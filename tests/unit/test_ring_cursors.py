@@ -6,10 +6,11 @@ from collections import deque
 from contextlib import nullcontext
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from async_adag.protocol.frame import FrameError
 from async_adag.protocol.ring import LINE, ReaderCursor, RingLayout, WriterCursor
 
 no_fence = nullcontext()  # one thread needs none
@@ -173,3 +174,36 @@ def test_cursors_go_on_where_the_words_stand():
     reader.take()
     assert writer.may_write()
     assert (writer.head, reader.tail) == (8, 7)
+
+
+@given(
+    slots=st.integers(1, 8),
+    head=st.integers(0, 2**62),
+    tails=st.lists(st.one_of(st.integers(-10, 10), st.integers(0, 2**64 - 1)), min_size=1, max_size=4),
+)
+def test_a_tail_that_cannot_be_is_no_place_to_write(slots, head, tails):
+    """Neither are frames overwritten that were not read, nor is a place waited for that will never come."""
+    layout = RingLayout(slots, len(tails), 0)
+    words = [0] * layout.words
+    words[layout.head] = head
+    tails = [max(0, head + tail) if -10 <= tail <= 10 else tail for tail in tails]
+    for at, tail in zip(layout.tails, tails, strict=True):
+        words[at] = tail
+    writer = WriterCursor(words, layout, no_fence, int)
+    if all(head - slots <= tail <= head for tail in tails):
+        assert writer.may_write() == (head - min(tails) < slots)
+        assert writer.arm() == writer.may_write()
+        return
+    for ask in (writer.may_write, writer.arm):
+        with pytest.raises(FrameError, match="were written"):
+            ask()
+
+
+@given(st.integers(0, 2**62), st.integers(0, 2**64 - 1))
+def test_a_head_that_cannot_be_is_a_frame_to_be_refused(tail, head):
+    """A reader that took it for nothing to read would wait for ever; the header there says that it is no frame."""
+    layout = RingLayout(4, 1, 0)
+    words = [0] * layout.words
+    words[layout.head], words[layout.tails[0]] = head, tail
+    reader = ReaderCursor(words, layout, 0, no_fence, int)
+    assert reader.may_read() == reader.arm() == (head != tail)
