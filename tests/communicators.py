@@ -63,12 +63,12 @@ class ByPipes(Communicator):
         return path
 
     def send(self, value, peer_rank):
-        array = value.numpy() if type(value).__module__ == "torch" else value
+        array = value.numpy() if type(value).__module__ == "torch" else value  # which is never of another type
         assert array.flags.c_contiguous
         assert array.size
+        self.note("send", self.rank, peer_rank, array.nbytes)  # first: behind it, the result may be there
         self.pipe(self.rank, peer_rank).write_bytes(array.tobytes())
         self.waiting = None
-        self.note("send", self.rank, peer_rank, array.nbytes)
 
     def recv(self, shape, dtype, peer_rank, allocator=None):
         path = self.pipe(peer_rank, self.rank)
@@ -86,13 +86,17 @@ class ByPipes(Communicator):
     def allreduce(self, send_buf, recv_buf, op):
         assert op is ReduceOp.SUM
         recv_buf[...] = send_buf
+
+        def allocate(shape, dtype):
+            return sys.modules[type(send_buf).__module__].empty(shape, dtype=dtype)
+
         others = [rank for rank in range(len(self.actors)) if rank != self.rank]
         for other in others:  # rank by rank, so that nobody waits in a circle
             for first in (True, False):
                 if first == (self.rank < other):
                     self.send(send_buf, other)
                 else:
-                    recv_buf[...] += self.recv(send_buf.shape, send_buf.dtype, other, np.empty)
+                    recv_buf[...] += self.recv(send_buf.shape, send_buf.dtype, other, allocate)
 
     def get_actor_handles(self):
         return self.actors
