@@ -1,4 +1,7 @@
-"""The project's sessions: ``nox -s quickstart``, ``tests``, ``torch``, ``lint``, ``types``, ``bench``."""
+"""The project's sessions: ``nox -s quickstart``, ``tests``, ``torch``, ``lint``, ``types``, ``bench``.
+
+And those of minutes: ``nox -s soak``, ``chaos``.
+"""
 
 from __future__ import annotations
 
@@ -58,3 +61,20 @@ def bench(session: nox.Session) -> None:
     """Ray's compiled graph and async_adag in one run; ``nox -s bench -- --help`` for its options."""
     session.install("-e", ".[uvloop]", "numpy")
     session.run("python", "-m", "benchmarks", *session.posargs, env=ENVIRONMENT)
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """The same work for ten minutes: is everything flat? Draws a plot; ``nox -s soak -- --help``."""
+    _endure(session, "soak")
+
+
+@nox.session
+def chaos(session: nox.Session) -> None:
+    """Random work and kills for ten minutes: is every result right, or a failure that had a reason?"""
+    _endure(session, "chaos")
+
+
+def _endure(session: nox.Session, run: str) -> None:
+    session.install("-e", ".[uvloop]", "numpy", "matplotlib")
+    session.run("python", "-m", "tests.soak", run, "--out", "build/soak", *session.posargs, env=ENVIRONMENT)
