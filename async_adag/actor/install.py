@@ -124,7 +124,7 @@ def _driver_pidfd(connection: socket.socket) -> int:
     except OSError as error:
         if error.errno in EXHAUSTED:
             raise
-        raise RendezvousError(f"the graph's driver is gone: {error}") from error
+        raise HungUp(f"the graph's driver is gone: {error}") from error
 
 
 def _control(fd: int, plan: ActorPlan) -> Control:

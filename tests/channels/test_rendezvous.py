@@ -14,6 +14,7 @@ from async_adag.channels.rendezvous import (
     FDS_PER_MESSAGE,
     TOKEN_BYTES,
     Address,
+    HungUp,
     Listener,
     RendezvousError,
     connect,
@@ -265,7 +266,7 @@ def test_a_driver_that_hangs_up_in_the_middle_is_noticed(pair):
     ours.sendmsg([CHUNK.pack(1, 1)], rights([0]))
     ours.close()
     before = open_fds()
-    with pytest.raises(RendezvousError):
+    with pytest.raises(HungUp):
         receive_fds(theirs, 2)
     assert open_fds() == before
 
@@ -273,7 +274,7 @@ def test_a_driver_that_hangs_up_in_the_middle_is_noticed(pair):
 def test_a_driver_that_sends_nothing_is_not_waited_for_for_ever(pair):
     theirs = pair[1]
     theirs.settimeout(0)
-    with pytest.raises(RendezvousError, match="sent nothing"):
+    with pytest.raises(HungUp, match="sent nothing"):
         receive_fds(theirs, 1)
 
 

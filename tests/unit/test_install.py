@@ -1,0 +1,50 @@
+"""Installing an actor's share: a driver that has given up meanwhile is nobody's fault."""
+
+from __future__ import annotations
+
+import pickle
+import select
+
+import pytest
+
+from async_adag import __version__
+from async_adag.actor.install import Share, install
+from async_adag.actor.wiring import wire
+from async_adag.channels.rendezvous import Listener
+from async_adag.graph.plan import ActorPlan
+from tests.threads import in_thread
+
+PATIENCE = 30  # seconds; only a failing test waits
+
+
+def before_it_is_let_in(listener):
+    listener.close()
+
+
+def unheard(listener):
+    listener.accept().close()
+
+
+def heard(listener):
+    connection = listener.accept()
+    select.select([connection], [], [], PATIENCE)
+    assert listener.identify(connection) == 1
+    connection.close()
+
+
+@pytest.fixture
+def listener():
+    listener = Listener()
+    yield listener
+    listener.close()
+
+
+@pytest.mark.parametrize("give_up", [before_it_is_let_in, unheard, heard])
+def test_an_actor_whose_driver_gives_up_says_why_and_raises_nothing(listener, give_up):
+    """Nobody is there to take an exception: Ray would log it."""
+    plan = ActorPlan(actor=1, name="Worker(abcdef)", tasks=(), constants=(), registers=0)
+    share = pickle.dumps(Share(plan, wire((), 1), (), {}, limit=1, spin_ns=0))
+    installing = in_thread(install, object(), __version__, listener.address, 1, share, PATIENCE)
+    select.select([listener.socket], [], [], PATIENCE)
+    give_up(listener)
+    assert "driver" in installing.result(PATIENCE)
