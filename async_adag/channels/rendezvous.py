@@ -201,8 +201,6 @@ def _receive_chunk(connection: socket.socket, received: list[int]) -> tuple[int,
         raise HungUp(f"the graph's driver hung up: {error}") from error
     except OSError as error:
         raise HungUp(f"the graph's driver sent nothing: {error}") from error
-    if not data:
-        raise HungUp("the graph's driver hung up")
     before = len(received)
     for level, kind, payload in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:

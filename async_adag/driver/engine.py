@@ -11,6 +11,7 @@ import asyncio
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -40,7 +41,11 @@ from async_adag.protocol.ledger import Entry, Ledger
 from async_adag.protocol.lifecycle import Lifecycle, State
 
 Sinks = list[Any]
-"""What waits for an execution: for each output a future or a `GraphRef`."""
+"""What waits for an execution: for each output a future, or a weak reference to a `GraphRef`.
+
+A ref holds the graph. If the engine held the ref, a graph whose refs were dropped would be held for ever, by the
+finalizer that is to tear it down.
+"""
 
 
 class Engine:
@@ -213,7 +218,7 @@ class Engine:
         self, args: tuple[Any, ...], kwargs: dict[str, Any], owner: object, reserved: bool
     ) -> list[GraphRef]:
         refs = [GraphRef(self, owner, number) for number in self._outputs]
-        entry = self._admit(args, kwargs, refs, reserved)
+        entry = self._admit(args, kwargs, [weakref.ref(ref) for ref in refs], reserved)
         for ref in refs:
             ref.number(entry.seq)
         return refs
@@ -403,8 +408,10 @@ class Engine:
         return count == 1 or (type(value) is tuple and len(value) == count)
 
     def _settle(self, sink: Any, value: Any, error: BaseException | None, here: bool) -> None:
-        if type(sink) is GraphRef:
-            sink.settle(value, error)
+        if type(sink) is weakref.ref:
+            ref = sink()
+            if ref is not None:  # else it was dropped: nobody can get the result
+                ref.settle(value, error)
         else:
             self._loop.settle(sink, value, error, here)
 

@@ -6,13 +6,14 @@ import asyncio
 import gc
 import pickle
 import threading
+import weakref
 
 import pytest
 import ray
 from ray.dag import InputNode, MultiOutputNode
 
 import async_adag
-from async_adag import GraphClosed
+from async_adag import ExecutionTimeout, GraphClosed
 from tests.threads import in_thread
 from tests.turns import turns, until
 
@@ -295,11 +296,31 @@ def test_a_graph_that_is_dropped_with_refs_in_flight_frees_its_actors(workers, g
     refs = [async_adag.compile(dag).execute(gate.path)]
     gate.entered()
     gc.collect()
+    gone = weakref.ref(refs[0]._owner)
     refs.clear()
     gc.collect()
+    assert gone() is None
     gate.open()
     with async_adag.compile(dag) as again:
         assert again.execute(2).get() == 2
+
+
+def test_a_graph_whose_refs_missed_their_deadline_is_let_go_of(workers, gate):
+    """What `get` raised holds the frames that it went through, and those hold the graph."""
+
+    def miss(compiled):
+        ref = compiled.options(timeout=0.01).execute(gate.path)
+        gate.entered()
+        with pytest.raises(ExecutionTimeout):
+            ref.get()
+        return weakref.ref(compiled)
+
+    with InputNode() as x:
+        dag = workers[2].hold_or_echo.bind(x)
+    gone = miss(async_adag.compile(dag))
+    gc.collect()
+    assert gone() is None
+    gate.open()
 
 
 def test_a_ref_keeps_a_dropped_graph_until_it_is_got(dag):
