@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from async_adag.protocol.ledger import Ledger
@@ -80,9 +81,9 @@ class Line:
         elif waiter in self._waiting:
             self._waiting.remove(waiter)
 
-    def dismiss(self, error: BaseException) -> None:
-        """There will be no more places: everybody in line gets ``error``."""
+    def dismiss(self, refusal: Callable[[], BaseException]) -> None:
+        """There will be no more places: everybody in line gets an error of ``refusal``, each one of their own."""
         while self._waiting:
             waiter = self._waiting.popleft()
-            waiter.error = error
+            waiter.error = refusal()
             waiter.wake()

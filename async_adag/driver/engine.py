@@ -79,7 +79,9 @@ class Engine:
         ]
         self.ledger: Ledger[Sinks] = Ledger(len(results), options.max_inflight)
         self.line = Line(self.ledger)
-        self._error: AdagError | None = None  # what every call raises once the graph is no longer open
+        # Makes what calls raise once the graph is no longer open. A new error for each: one that was raised holds
+        # the frames that it went through, and so the graph, which an event loop would then hold through this.
+        self._refusal: Callable[[], AdagError] | None = None
         self.blocking = Blocking(self)
         self._loop = LoopBinding(self)
         self._outputs = range(len(plan.outputs))
@@ -95,8 +97,8 @@ class Engine:
 
     def check_open(self) -> None:
         """Raise what calls on this graph raise now, if it is no longer open."""
-        if self._error is not None:
-            raise self._error.with_traceback(None)
+        if self._refusal is not None:
+            raise self._refusal()
 
     def check_process(self) -> None:
         """Raise what calls raise in a process that was forked from the graph's own, if this is one."""
@@ -129,7 +131,7 @@ class Engine:
 
     def _submit_now(self, args: tuple[Any, ...], kwargs: dict[str, Any], owner: object) -> Sinks | None:
         with self.lock:
-            if self._error is not None:
+            if self._refusal is not None:
                 self.check_open()
             self._call_up()
             loop = self._bind_loop()
@@ -139,7 +141,7 @@ class Engine:
 
     def is_open(self) -> bool:
         """Whether calls are welcome."""
-        return self._error is None
+        return self._refusal is None
 
     async def submit_async(self, args: tuple[Any, ...], kwargs: dict[str, Any], owner: object) -> Sinks:
         """Admit an execution for a task, after those who came before; one future for each output."""
@@ -160,7 +162,7 @@ class Engine:
         if waiter.error is not None:
             raise waiter.error.with_traceback(None)
         with self.lock:
-            if self._error is not None:
+            if self._refusal is not None:
                 self.line.leave(waiter)
                 self.check_open()
             return self._admit_futures(loop, args, kwargs, owner, reserved=True)
@@ -209,7 +211,7 @@ class Engine:
             self.line.join(waiter)
         self._stand_in_line(waiter, timeout, held)
         with self.lock:
-            if self._error is not None:
+            if self._refusal is not None:
                 self.ledger.release()
                 self.check_open()
             return self._admit_refs(args, kwargs, owner, reserved=True)
@@ -343,7 +345,7 @@ class Engine:
                 self.fail(broken_off(error))
             raise
         finally:
-            self._deaf = self._error is not None and self.life.state is not State.DRAINING
+            self._deaf = self._refusal is not None and self.life.state is not State.DRAINING
         if self.ledger.arrived != arrived:
             self.blocking.tell()
         if not self.line.is_empty():
@@ -514,14 +516,14 @@ class Engine:
 
     def _end(self, reason: Reason) -> None:
         """Nothing more will be sent or taken in. ``reason`` makes the error of an execution, or (-1) of a call."""
-        self._error = reason(-1)
+        self._refusal = lambda: reason(-1)
         self._deaf = True
         for entry, channels in self.ledger.abandon():
             error = reason(entry.seq)
             for channel in channels:
                 for number, _ in self._routes[channel]:
                     self._settle(entry.payload[number], None, error, self._loop.is_here())
-        self.line.dismiss(self._error)
+        self.line.dismiss(self._refusal)
         _wake_all(self._quiet)
         self.deployment.end_loops()
         self._loop.release()
@@ -533,8 +535,8 @@ class Engine:
         """Take no new executions; False if the graph is past that."""
         if not self.life.move(State.DRAINING):
             return False
-        self._error = GraphClosed("the graph is being closed")
-        self.line.dismiss(self._error)
+        self._refusal = lambda: GraphClosed("the graph is being closed")
+        self.line.dismiss(self._refusal)
         self.blocking.tell()
         return True
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import os
 import signal
 import sys
+import weakref
 
 import pytest
 import ray
@@ -239,6 +241,30 @@ async def test_an_actor_that_dies_while_its_graph_drains(workers, make_actor, ga
         await held
     check(caught.value, name_of(victim))
     await are_free(workers)
+
+
+async def test_a_broken_graph_that_is_dropped_is_let_go_of(workers, make_actor, gate):
+    """Though its calls have raised, and its event loop runs on: errors hold frames, and frames the graph."""
+    victim = make_actor()
+    compiled = async_adag.compile(chain(workers[0], victim, workers[1]), max_inflight=1)
+    held = await compiled.execute_async(gate.path)
+    waiting = [asyncio.ensure_future(compiled(1)), asyncio.wrap_future(in_thread(compiled.execute, 2))]
+    gate.entered()
+    await turns()
+    ray.kill(victim)
+    for awaited in (held, *waiting):
+        with pytest.raises(GraphBroken):
+            await awaited
+    for call in (compiled, compiled.execute_async):
+        with pytest.raises(GraphBroken):
+            await call(3)
+    with pytest.raises(GraphBroken):
+        compiled.execute(4)
+    gone = weakref.ref(compiled)
+    del compiled, call, held, waiting, awaited
+    await turns()  # callbacks of the futures are still to run
+    gc.collect()
+    assert gone() is None
 
 
 async def test_two_actors_that_die_at_once(workers, make_actor, gate):

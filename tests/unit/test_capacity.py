@@ -72,18 +72,18 @@ def test_leaving_with_a_granted_place_gives_it_back_once(ledger, line):
 def test_a_waiter_that_was_dismissed_may_still_leave(line):
     waiter = Waiter()
     line.join(waiter)
-    line.dismiss(RuntimeError())
+    line.dismiss(RuntimeError)
     line.leave(waiter)
     assert len(line) == 0
 
 
-def test_dismissal_gives_everybody_the_same_error_and_empties_the_line(ledger, line):
+def test_dismissal_gives_everybody_an_error_of_their_own_and_empties_the_line(ledger, line):
     waiters = [Waiter() for _ in range(3)]
     for waiter in waiters:
         line.join(waiter)
-    error = RuntimeError("closed")
-    line.dismiss(error)
-    assert [waiter.error for waiter in waiters] == [error] * 3
+    line.dismiss(lambda: RuntimeError("closed"))
+    assert [str(waiter.error) for waiter in waiters] == ["closed"] * 3
+    assert len({id(waiter.error) for waiter in waiters}) == 3
     assert not any(waiter.granted for waiter in waiters)
     assert len(line) == 0
     assert ledger.reserved == 0
@@ -109,7 +109,7 @@ async def test_a_waiting_task_is_woken(ledger, line):
 async def test_a_waiting_task_is_woken_from_another_thread(ledger, line):
     waiter = Waiter(asyncio.get_running_loop().create_future())
     line.join(waiter)
-    thread = threading.Thread(target=line.dismiss, args=(RuntimeError("over"),))
+    thread = threading.Thread(target=line.dismiss, args=(lambda: RuntimeError("over"),))
     thread.start()
     await waiter.future
     assert str(waiter.error) == "over"
