@@ -19,6 +19,8 @@ from tests.belongings import take_stock
 from tests.soak.parcels import BeyondRebuilding, Parcel, Refused, Spoiled
 
 DEPTH = 200  # calls of the traceback of "fail deep"
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from malloc.h
+LOCK = type(threading.Lock())
 KEPT = 6  # bodies that an actor keeps
 
 
@@ -26,11 +28,15 @@ class Orders:
     """What both kinds of actor can be ordered to do."""
 
     def __init__(self) -> None:
+        keep_no_free_memory()
         self._kept: deque[Parcel] = deque(maxlen=KEPT)
 
     def _begin(self, stage: str, parcels: tuple[Parcel, ...]) -> tuple[Parcel, str]:
         for parcel in parcels:
             parcel.check()
+            if isinstance(parcel.extra, LOCK):
+                # Within an actor values are passed on as they are: what comes of it is the same all the same.
+                raise TypeError(f"{stage} was given a lock, which does not pickle")
         parcel = parcels[0]
         order = parcel.orders.get(stage, "")
         self._obey(order, stage, parcel)
@@ -73,6 +79,16 @@ def _fork(seconds: float) -> None:
         time.sleep(seconds)
         os._exit(0)
     threading.Thread(target=os.waitpid, args=(child, 0), name="reaper", daemon=True).start()
+
+
+def keep_no_free_memory() -> None:
+    """Have the C library give back free memory at once: by itself it keeps tens of megabytes in each arena.
+
+    An arena is added when threads meet, so that these would look like a leak, or hide one.
+    """
+    libc = ctypes.CDLL(None)
+    for threshold in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
+        libc.mallopt(threshold, 1 << 20)
 
 
 def give_back_memory() -> None:

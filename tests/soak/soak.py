@@ -13,7 +13,7 @@ from functools import partial
 from random import Random
 from typing import Any
 
-from tests.soak.actors import AsyncHand, Hand, give_back_memory
+from tests.soak.actors import AsyncHand, Hand, give_back_memory, keep_no_free_memory
 from tests.soak.callers import Callers, Way
 from tests.soak.closing import ENDS, compile_subject, end
 from tests.soak.outcomes import Subject, Tally
@@ -66,6 +66,7 @@ class Soak:
         self._callers.let_go()
 
     async def _begin(self) -> None:
+        keep_no_free_memory()
         self._actors = {"actor a": Hand.remote(), "actor b (async)": AsyncHand.remote(), "actor c": Hand.remote()}
         self._pids = {"driver": os.getpid()}
         for name, actor in self._actors.items():
