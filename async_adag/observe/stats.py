@@ -33,7 +33,8 @@ class Stats:
         in_flight: admitted, and not all outputs arrived.
         waiting: callers in line for a place now.
         waits: how often a caller had to wait for a place.
-        bytes: of payload written to channels, by the driver and all actors.
+        bytes: of payload written to channels, by the driver and all actors; tensors that a communicator carries
+            are not counted.
         parked: how often an actor's loop, or a thread that waits for a result, went to sleep.
         busy_poll_hits: how often one got its news while busy-polling instead.
         nodes: what each node has done, in the order of flow.

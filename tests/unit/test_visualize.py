@@ -181,3 +181,11 @@ def test_a_name_takes_one_line_of_text_whatever_it_is(make_graph, name):
 def test_an_unknown_format_is_refused_with_a_list(make_graph):
     with pytest.raises(ValueError, match=r"format must be one of 'text', 'dot', 'svg', not 'png'"):
         drawn(make_graph((0, [WHOLE])), "png")
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_communicator_that_carries_tensors_is_named(make_graph, form):
+    graph = make_graph((0, [WHOLE]), (1, [FromNode(0)]))
+    drawing = drawn(graph, form, ring_transport(8, 1 << 20), ring_transport(8, 1 << 20, "Mine"))
+    assert "tensors by Mine, the rest by shared memory ring, 8 slots, buffers of 1 MiB" in drawing
+    assert form == "text" or "1: communicator" in drawing
