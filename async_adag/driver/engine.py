@@ -90,7 +90,7 @@ class Engine:
         self._quiet: list[Waiter] = []  # who waits until nothing is in flight and STOP may be written
         self._leaving: list[Waiter] = []  # who waits until every actor has left
         self._process = os.getpid()
-        self._forked: AdagError | None = None  # what every call raises in a forked child
+        self._forked: Callable[[], AdagError] | None = None  # makes what every call raises in a forked child
         forks.watch(self)
 
     # -- admission
@@ -103,7 +103,7 @@ class Engine:
     def check_process(self) -> None:
         """Raise what calls raise in a process that was forked from the graph's own, if this is one."""
         if self._forked is not None:
-            raise self._forked.with_traceback(None)
+            raise self._forked()
 
     def is_forked(self) -> bool:
         """Whether this process was forked from the graph's own."""
@@ -112,7 +112,8 @@ class Engine:
     def leave_to_parent(self) -> None:
         """See `forks.Holder`. Results that had arrived stay readable."""
         self.lock = threading.RLock()
-        self._error = self._forked = forked(self._process, os.getpid())
+        parent, child = self._process, os.getpid()
+        self._refusal = self._forked = lambda: forked(parent, child)
         self._deaf = True
         self.life.move(State.CLOSED)
         self._results.clear()
@@ -298,7 +299,7 @@ class Engine:
         if self.ledger.has_place() and self._may_write():
             return True
         self.take_in()
-        return self._error is None and self.ledger.has_place() and self._may_write()
+        return self._refusal is None and self.ledger.has_place() and self._may_write()
 
     def _may_write(self) -> bool:
         try:
