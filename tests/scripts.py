@@ -16,11 +16,13 @@ ray.init(address=sys.argv[1], namespace="tests", log_to_driver=False, logging_le
 """
 
 
-def start(cluster: str, *parts: str, args: Sequence[str] = ()) -> subprocess.Popen[str]:
-    """Start a program that is connected to ``cluster``."""
+def start(
+    cluster: str, *parts: str, args: Sequence[str] = (), options: Sequence[str] = ("-W", "default")
+) -> subprocess.Popen[str]:
+    """Start a program that is connected to ``cluster``; ``options`` are the interpreter's."""
     source = "\n".join(dedent(part) for part in (BEGIN, *parts))
     return subprocess.Popen(
-        [sys.executable, "-W", "default", "-c", source, cluster, *args],
+        [sys.executable, *options, "-c", source, cluster, *args],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

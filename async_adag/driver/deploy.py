@@ -389,8 +389,8 @@ class _Meeting:
             guest.ready = True
         elif text is not None:
             # It hung up, or its loop broke at once; Ray has the reason, or will in a moment.
-            self._let_go(guest)
             self._check_failures(guest, text)
+            self._let_go(guest)  # only now: by its pidfd one sees whether it has died
 
     def _let_go(self, guest: _Guest) -> None:
         """Forget a connection that ended; Ray may restart its actor, which then connects again."""
