@@ -36,7 +36,7 @@ def test_a_round_of_the_soak(run, capsys):
 
 
 def test_a_moment_of_chaos(run):
-    record = run("chaos", "--minutes", "0.05", "--pause", "0.5", "--loop", "asyncio")
+    record = run("chaos", "--minutes", "0.03", "--pause", "0.3", "--loop", "asyncio")
     assert record["outcomes"]["right"] > 0
     assert record["events"]["kills"] > 0
     assert record["events"]["graphs compiled"] > 0
