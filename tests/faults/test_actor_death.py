@@ -21,7 +21,7 @@ from tests.actors import AsyncWorker, Worker, wait_until_dead
 from tests.belongings import take_stock
 from tests.gate import wait_at
 from tests.threads import in_thread
-from tests.turns import turns
+from tests.turns import turns, until
 
 
 def name_of(actor) -> str:
@@ -262,9 +262,12 @@ async def test_a_broken_graph_that_is_dropped_is_let_go_of(workers, make_actor, 
         compiled.execute(4)
     gone = weakref.ref(compiled)
     del compiled, call, held, waiting, awaited
-    await turns()  # callbacks of the futures are still to run
-    gc.collect()
-    assert gone() is None
+
+    def is_gone():
+        gc.collect()
+        return gone() is None
+
+    await until(is_gone)  # the thread is to end, and callbacks of the futures are still to run
 
 
 async def test_two_actors_that_die_at_once(workers, make_actor, gate):
