@@ -51,7 +51,8 @@ class BlockPool:
         self._layout = layout
         self._keep = keep
         self._blocks: list[Block] = []
-        self._end = begin
+        self._end = begin  # of the blocks
+        self._size = begin  # of the file
 
     def take(self, size: int, seq: int) -> Block:
         """A free block with ``size`` bytes of memory behind it, in its next generation, for frame ``seq``.
@@ -106,7 +107,11 @@ class BlockPool:
     def _extend(self, number: int, size: int) -> Block:
         capacity = max(SMALLEST, 1 << (size - 1).bit_length())
         offset = self._end
-        grow(self._fd, offset + capacity)
+        if (
+            offset + capacity > self._size
+        ):  # it may not shrink, where a block that is not there could not be mapped
+            grow(self._fd, offset + capacity)
+            self._size = offset + capacity
         mapping = Mapping(self._fd, offset, capacity)
         self._end = offset + capacity
         return Block(number, offset, capacity, mapping)
