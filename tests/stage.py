@@ -30,7 +30,12 @@ from async_adag.options import Options
 
 
 class Part:
-    """An actor, played by the test: one node, which takes the input."""
+    """An actor, played by the test: one node, which takes the input.
+
+    Attributes:
+        inbox: what it was sent and has not answered.
+        history: all that it was sent.
+    """
 
     def __init__(self, number: int, ends: Endpoints, control: Control, connection: socket.socket) -> None:
         self.number = number
@@ -41,12 +46,14 @@ class Part:
         (self.writer,) = ends.writers.values()
         self.process = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
         self.inbox: list[Any] = []
+        self.history: list[Any] = []
         self.control.set_state(LoopState.WAITING)
 
     def take(self) -> list[Any]:
         """Read what has been sent; all that was and has not been answered yet."""
         while self.reader.may_read():
             self.inbox.append(self.reader.read())
+            self.history.append(self.inbox[-1])
         return self.inbox
 
     def answer(self, value: Any) -> None:
@@ -76,6 +83,7 @@ class Part:
 
     def die(self) -> None:
         """Be killed; returns when the process is gone."""
+        self.take()
         self.process.kill()
         self.process.wait()
         self.connection.close()  # as the kernel would
@@ -89,6 +97,17 @@ class Part:
         self.process.stdin.close()
         self.process.kill()
         self.process.wait()
+
+
+class _Deployment(Deployment):
+    """One whose actors leave as soon as they are told to."""
+
+    parts: list[Part]
+
+    def end_loops(self) -> None:
+        super().end_loops()
+        for part in self.parts:
+            part.leave()
 
 
 class Stage:
@@ -128,13 +147,13 @@ class Stage:
         rung = [Doorbell(os.dup(bells[actor.actor])) for actor in plan.actors]
         for fd in (*bells.values(), *rings.values()):
             os.close(fd)
-        self.engine = Engine(plan, Deployment(ends, controls, rung, supervision, specs, {}, {}, None), chosen)
+        deployment = _Deployment(ends, controls, rung, supervision, specs, {}, {}, None)
+        deployment.parts = self.parts
+        self.engine = Engine(plan, deployment, chosen)
         self.compiled = CompiledGraph(self.engine)
 
     def close(self) -> None:
-        """Tear the graph down; the parts say goodbye first, so that nobody waits. Again is harmless."""
-        for part in self.parts:
-            part.leave()
+        """Tear the graph down; again is harmless."""
         self.compiled.teardown()
         for part in self.parts:
             part.close()

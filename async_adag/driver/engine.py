@@ -136,7 +136,8 @@ class Engine:
                 self.check_open()
             self._call_up()
             loop = self._bind_loop()
-            if self._has_place() and self.line.is_empty():
+            # Behind those as well whose place is granted and whose task has not run yet.
+            if self._has_place() and self.line.is_empty() and not self.ledger.reserved:
                 return self._admit_futures(loop, args, kwargs, owner, reserved=False)
         return None
 
@@ -151,6 +152,7 @@ class Engine:
             loop = self._bind_loop()
             waiter = Waiter(loop.create_future())
             self.line.join(waiter)
+            self._grant()
             self._loop.settle_in()
         try:
             assert waiter.future is not None

@@ -292,3 +292,25 @@ def test_a_second_ctrl_c_gets_out_of_a_payload_that_never_ends(make_stage):
     with pytest.raises(RemoteError, match="KeyboardInterrupt"):
         refs[1].get(timeout=0)
     assert refs[1][1].get(timeout=0) == 1
+
+
+class Leaving:
+    """Unpickling it would end the program."""
+
+    def __reduce__(self):
+        return (sys.exit, (3,))
+
+
+def test_a_result_that_ends_the_program_while_it_is_unpickled(make_stage):
+    """Whoever takes it in is ended by it; its own execution has an error, and the others have their results."""
+    stage = make_stage(max_inflight=2, submit_timeout=0)
+    refs = [stage.compiled.execute(n) for n in range(2)]
+    for part in stage.parts:
+        part.answer(Leaving() if part.number == 0 else 1)
+        part.answer(2)
+    with pytest.raises(SystemExit):
+        refs[1].get()
+    assert refs[1].get(timeout=0) == [2, 2]
+    with pytest.raises(RemoteError, match="SystemExit"):
+        refs[0].get(timeout=0)
+    is_well(stage, 5)
