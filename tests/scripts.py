@@ -8,9 +8,12 @@ from collections.abc import Sequence
 from textwrap import dedent
 
 BEGIN = """
-import asyncio, os, sys, threading
+import asyncio, os, signal, sys, threading
 import ray, async_adag
 from ray.dag import InputNode
+
+# Whoever started the tests may have had Ctrl-C ignored, as shells do for what they run in the background.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ray.init(address=sys.argv[1], namespace="tests", log_to_driver=False, logging_level="error")
 """

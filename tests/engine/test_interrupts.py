@@ -38,8 +38,8 @@ class Strike:
             sys.settrace(before)
 
     def _enter(self, frame: Any, event: str, arg: object) -> Any:
-        if not frame.f_code.co_filename.startswith(PACKAGE):
-            return None
+        if not frame.f_code.co_filename.startswith(PACKAGE) or frame.f_code.co_name == "__del__":
+            return None  # Python swallows what is raised in a finalizer
         if self.event == "call":
             return self._step(frame, event, arg) and None
         frame.f_trace_opcodes = self.event == "opcode"
