@@ -45,8 +45,8 @@ def addresses(monkeypatch: pytest.MonkeyPatch) -> queue.Queue[Address]:
 def knock(address: Address) -> socket.socket:
     """Connect, and say nothing."""
     one = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    one.connect(address.name)  # waits where the backlog is full, as it would not with a timeout
     one.settimeout(PATIENCE)
-    one.connect(address.name)
     return one
 
 
