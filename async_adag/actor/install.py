@@ -24,8 +24,7 @@ from async_adag.channels.rendezvous import (
     Address,
     HungUp,
     RendezvousError,
-    connect,
-    receive_fds,
+    meet,
     send_text,
 )
 from async_adag.channels.ring import RingSpec
@@ -84,8 +83,8 @@ def install(
     check_version(version)
     told: Share = pickle.loads(share)
     try:
-        connection = connect(address, number, timeout)
-        _join(instance, told, connection, timeout)
+        connection, fds = meet(address, number, 1 + told.wiring.count(), timeout)
+        _join(instance, told, connection, fds)
     except HungUp as error:
         return str(error)  # no exception: nobody is there to take it, and Ray would log it
     except OSError as error:
@@ -94,11 +93,9 @@ def install(
     return None
 
 
-def _join(instance: object, told: Share, connection: socket.socket, timeout: float) -> None:
+def _join(instance: object, told: Share, connection: socket.socket, fds: list[int]) -> None:
     pidfd = -1
     try:
-        connection.settimeout(timeout)
-        fds = receive_fds(connection, 1 + told.wiring.count())
         try:
             connection.setblocking(False)
             pidfd = _driver_pidfd(connection)

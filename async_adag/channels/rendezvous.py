@@ -6,7 +6,8 @@ same user. Then the descriptors travel (``SCM_RIGHTS``), and the connection stay
 
 Anybody may knock, as the names of abstract sockets are no secret. Who is of another user is turned away at once,
 who says anything but the hello as soon as it is said, and who says nothing when the graph is compiled, or when
-many others knock: silence does not use up the driver's descriptors. Each is logged, with pid and user.
+many others knock: silence does not use up the driver's descriptors. Each is logged, with pid and user. An actor
+that is turned away before it was heard knocks again.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ _HELLO = struct.Struct(f"={TOKEN_BYTES}sI")
 _CHUNK = struct.Struct("=II")  # descriptors in this message, and still to come after it
 _MESSAGE_LIMIT = 64 * 1024
 _BACKLOG = 512
-_KNOCK_AGAIN = 0.01  # seconds until an actor tries again where too many others knock
+KNOCKS = 10  # times that an actor knocks where it is turned away each time
+_KNOCK_AGAIN = 0.01  # seconds until it does
 
 
 class RendezvousError(Exception):
@@ -42,6 +44,10 @@ class RendezvousError(Exception):
 
 class HungUp(RendezvousError):
     """Nobody is there any more."""
+
+
+class TurnedAway(HungUp):
+    """Somebody was there, and hung up: for good, or because this process was taken for one that says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +115,32 @@ class Listener:
         self.socket.close()
 
 
+def meet(address: Address, number: int, expected: int, timeout: float) -> tuple[socket.socket, list[int]]:
+    """The actor's side: connect as actor ``number``, and receive the ``expected`` descriptors.
+
+    Raises as `connect` and `receive_fds`.
+    """
+    deadline = time.monotonic() + timeout
+    for knock in range(1, KNOCKS + 1):
+        try:
+            connection = connect(address, number, max(0.0, deadline - time.monotonic()))
+            try:
+                return connection, receive_fds(connection, expected)
+            except BaseException:
+                connection.close()
+                raise
+        except TurnedAway:
+            if knock == KNOCKS:
+                raise
+            time.sleep(_KNOCK_AGAIN)
+    raise AssertionError
+
+
 def connect(address: Address, number: int, timeout: float) -> socket.socket:
-    """The actor's side: connect and say hello as actor ``number``.
+    """Connect and say hello as actor ``number``; the connection has this timeout from here on.
 
     Raises:
+        TurnedAway: before the hello was said.
         HungUp: nobody listens there any more, or nobody has let this process in within ``timeout`` seconds.
         RendezvousError: somebody of another user listens there.
         OSError: no descriptor is left.
@@ -124,7 +152,10 @@ def connect(address: Address, number: int, timeout: float) -> socket.socket:
         _, uid = peer_credentials(connection)
         if uid != os.geteuid():
             raise RendezvousError(f"the graph's socket belongs to user {uid}")
-        connection.send(_HELLO.pack(address.token, number))
+        try:
+            connection.send(_HELLO.pack(address.token, number))
+        except ConnectionError as error:
+            raise TurnedAway(f"the graph's driver hung up: {error}") from error
         return connection
     except OSError as error:
         connection.close()
@@ -165,7 +196,7 @@ def receive_fds(connection: socket.socket, expected: int) -> list[int]:
     """Receive ``expected`` descriptors, all within the timeout of ``connection``; they are closed on exec.
 
     Raises:
-        HungUp: nobody is there any more.
+        TurnedAway: the other side has hung up.
         RendezvousError: the message was no message of ours, or descriptors were lost.
     """
     received: list[int] = []
@@ -198,7 +229,7 @@ def _receive_chunk(connection: socket.socket, received: list[int]) -> tuple[int,
     try:
         data, ancillary, flags, _ = connection.recvmsg(_CHUNK.size + 1, room, socket.MSG_CMSG_CLOEXEC)
     except ConnectionError as error:
-        raise HungUp(f"the graph's driver hung up: {error}") from error
+        raise TurnedAway(f"the graph's driver hung up: {error}") from error
     except OSError as error:
         raise HungUp(f"the graph's driver sent nothing: {error}") from error
     before = len(received)
@@ -208,7 +239,7 @@ def _receive_chunk(connection: socket.socket, received: list[int]) -> tuple[int,
             fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
             received.extend(fds)
     if not data and not ancillary:
-        raise HungUp("the graph's driver hung up")
+        raise TurnedAway("the graph's driver hung up")
     if flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC) or len(data) != _CHUNK.size:
         raise RendezvousError(f"descriptors were lost on the way (too many open files? {advice(errno.EMFILE)})")
     count, left = _CHUNK.unpack(data)

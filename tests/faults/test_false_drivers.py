@@ -9,6 +9,7 @@ import secrets
 import socket
 import struct
 import time
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -16,16 +17,18 @@ from ray.dag import InputNode
 
 import async_adag
 from async_adag.actor.control import control_size
-from async_adag.actor.install import Share, install
+from async_adag.actor.install import READY, Share, install
 from async_adag.actor.ray_runtime import call_in_actor
 from async_adag.actor.wiring import ring_spec, wire
+from async_adag.channels import rendezvous
 from async_adag.channels.codec import dumps
 from async_adag.channels.memory import create_file
-from async_adag.channels.rendezvous import TOKEN_BYTES, Address, send_fds
+from async_adag.channels.rendezvous import KNOCKS, TOKEN_BYTES, Address, receive_text, send_fds
 from async_adag.channels.ring import create_ring
 from async_adag.graph.plan import plan_graph
 from async_adag.graph.ray_dag import read_dag
 from tests.belongings import take_stock
+from tests.gate import wait_at
 from tests.strangers import NOBODY, PATIENCE, of_another_user
 
 SOON = 0.3  # seconds that the actor waits for its driver
@@ -95,10 +98,6 @@ def says_nothing(connection, graph):
     assert connection.recv(1) == b""  # until the actor has had enough
 
 
-def hangs_up(connection, graph):
-    connection.shutdown(socket.SHUT_RDWR)
-
-
 def says_garbage(connection, graph):
     connection.send(os.urandom(500))
 
@@ -139,7 +138,6 @@ def announces_without_end(connection, graph):
 
 DRIVERS = {
     says_nothing: "sent nothing: timed out",
-    hangs_up: "hung up",
     says_garbage: "descriptors were lost",
     says_garbage_with_descriptors: "descriptors were lost",
     hands_out_too_many: "10 descriptors came where 5 were expected",
@@ -213,6 +211,34 @@ def test_a_listener_of_another_user(worker, graph):
     assert not stock(worker).more_than(before)
 
 
+def test_a_driver_that_hangs_up_however_often_one_knocks(worker, graph, false_driver):
+    address, listening = false_driver
+    before = stock(worker)
+    ref = installing(worker, graph, address, PATIENCE)
+    for _ in range(KNOCKS):
+        listening.accept()[0].close()
+    assert "hung up" in refusal(ref)
+    assert not stock(worker).more_than(before)
+
+
+def test_an_actor_that_is_turned_away_unheard_knocks_again(worker, graph, false_driver):
+    address, listening = false_driver
+    ref = installing(worker, graph, address, PATIENCE)
+    for _ in range(KNOCKS - 1):
+        listening.accept()[0].close()
+    with listening.accept()[0] as connection:
+        connection.settimeout(PATIENCE)
+        assert len(connection.recv(1000)) == TOKEN_BYTES + 4
+        send_fds(connection, graph.fds, PATIENCE)
+        assert ray.get(ref, timeout=PATIENCE) is None
+        connection.settimeout(PATIENCE)
+        assert receive_text(connection) == READY
+    for _ in range(100):  # looks: its loop ends with the connection
+        if not stock(worker).of_graphs():
+            return
+    pytest.fail(f"left in the actor: {stock(worker).of_graphs()}")
+
+
 def test_nobody_listens(worker, graph):
     before = stock(worker)
     address = Address(f"\0async-adag-test-{secrets.token_hex(8)}", b"t" * TOKEN_BYTES)
@@ -220,7 +246,7 @@ def test_nobody_listens(worker, graph):
     assert not stock(worker).more_than(before)
 
 
-def test_a_queue_that_is_full_of_strangers_is_waited_for(worker, graph, false_driver):
+def test_a_queue_that_is_full_of_strangers_is_waited_for(worker, graph, false_driver, gate):
     """The kernel turns away who knocks while its queue is full: an actor knocks again."""
     address, listening = false_driver
     before = stock(worker)
@@ -228,12 +254,26 @@ def test_a_queue_that_is_full_of_strangers_is_waited_for(worker, graph, false_dr
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as first:
         first.connect(address.name)  # the queue holds one
         assert "cannot be reached" in refusal(installing(worker, graph, address))
+        ray.get(worker.call.remote(pause_at, gate.path))
         ref = installing(worker, graph, address, PATIENCE)
+        gate.entered()  # it has knocked in vain
         listening.accept()[0].close()
+    gate.open()
     with listening.accept()[0] as connection:
         assert len(connection.recv(1000)) == TOKEN_BYTES + 4
-    assert "hung up" in refusal(ref)
+        connection.send(b"enough")
+        assert "descriptors were lost" in refusal(ref)
+    ray.get(worker.call.remote(pause_as_ever))
     assert not stock(worker).more_than(before)
+
+
+def pause_at(path):
+    """Stand at a gate instead of pausing before the next knock."""
+    rendezvous.time = SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: wait_at(path))
+
+
+def pause_as_ever():
+    rendezvous.time = time
 
 
 def test_the_actor_works_on(worker):

@@ -136,6 +136,7 @@ def name_of(actor):
 
 def check(error, *words):
     assert type(error) is GraphBroken, repr(error)
+    assert "Traceback" not in str(error)
     for word in words:
         assert word in str(error)
 
