@@ -107,9 +107,8 @@ class BlockPool:
     def _extend(self, number: int, size: int) -> Block:
         capacity = max(SMALLEST, 1 << (size - 1).bit_length())
         offset = self._end
-        if (
-            offset + capacity > self._size
-        ):  # it may not shrink, where a block that is not there could not be mapped
+        # Where a block could not be mapped, the file is longer already, and it may not shrink.
+        if offset + capacity > self._size:
             grow(self._fd, offset + capacity)
             self._size = offset + capacity
         mapping = Mapping(self._fd, offset, capacity)

@@ -110,6 +110,19 @@ def address_space_of_the_writer() -> None:
     assert np.array_equal(pass_on(writer, reader, big), big)
 
 
+def address_space_of_the_writer_at_its_first_block() -> None:
+    """The file has grown for a block that cannot be mapped, and may not shrink for a smaller one."""
+    writer, reader = make_ring()
+    big = array(32 * MB)
+    with limited(resource.RLIMIT_AS, in_use() + 16 * MB):
+        for _ in range(2):
+            said = failure(OSError, writer.stage, writer.encode(big))
+            assert "RLIMIT_AS is" in said, said
+            assert "ulimit -v" in said, said
+            goes_on(writer, reader)
+    assert np.array_equal(pass_on(writer, reader, big), big)
+
+
 def address_space_of_the_reader() -> None:
     """The reader cannot map a block: the frame is consumed, and the block is the writer's again."""
     writer, reader = make_ring()

@@ -18,6 +18,7 @@ import pytest
         "file_size_with_a_larger_block_free",
         "file_size_at_creation",
         "address_space_of_the_writer",
+        "address_space_of_the_writer_at_its_first_block",
         "address_space_of_the_reader",
         "descriptors",
     ],
