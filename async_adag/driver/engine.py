@@ -135,7 +135,9 @@ class Engine:
             if self._refusal is not None:
                 self.check_open()
             self._call_up()
-            loop = self._bind_loop()
+            loop = self._loop.bind()
+            if self._refusal is not None:  # a new loop takes in what has arrived, which may break the graph
+                self.check_open()
             # Behind those as well whose place is granted and whose task has not run yet.
             if self._has_place() and self.line.is_empty() and not self.ledger.reserved:
                 return self._admit_futures(loop, args, kwargs, owner, reserved=False)
@@ -149,7 +151,8 @@ class Engine:
         """Admit an execution for a task, after those who came before; one future for each output."""
         with self.lock:
             self.check_open()
-            loop = self._bind_loop()
+            loop = self._loop.bind()
+            self.check_open()
             waiter = Waiter(loop.create_future())
             self.line.join(waiter)
             self._grant()
@@ -169,11 +172,6 @@ class Engine:
                 self.line.leave(waiter)
                 self.check_open()
             return self._admit_futures(loop, args, kwargs, owner, reserved=True)
-
-    def _bind_loop(self) -> asyncio.AbstractEventLoop:
-        loop = self._loop.bind()
-        self.check_open()  # a new loop takes in what has arrived, which may break the graph
-        return loop
 
     def _admit_futures(
         self,
@@ -385,7 +383,7 @@ class Engine:
             if self.life.state is not State.DRAINING or self.ledger.in_flight:
                 raise FrameError("a stop that nobody sent")
             return
-        elif error is None and not self._fits(channel, value):
+        elif (count := self._counts[channel]) != 1 and error is None and not _is_tuple_of(value, count):
             raise FrameError("another number of values than there are")
         try:
             sinks = self.ledger.first(channel).payload
@@ -406,11 +404,6 @@ class Engine:
     def _is_in_step(self) -> bool:
         """Whether every frame that was consumed is in the books."""
         return all(reader.taken() == self.ledger.taken(channel) for channel, reader, _ in self._results)
-
-    def _fits(self, channel: int, value: Any) -> bool:
-        """Whether the channel's routes find their values in it."""
-        count = self._counts[channel]
-        return count == 1 or (type(value) is tuple and len(value) == count)
 
     def _settle(self, sink: Any, value: Any, error: BaseException | None, here: bool) -> None:
         if type(sink) is weakref.ref:
@@ -591,6 +584,10 @@ class Engine:
             self._results.clear()
             self._writers.clear()
             self.deployment.close()
+
+
+def _is_tuple_of(value: Any, count: int) -> bool:
+    return type(value) is tuple and len(value) == count
 
 
 def _wake_all(waiters: list[Waiter]) -> None:
