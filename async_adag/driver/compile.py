@@ -52,8 +52,8 @@ def compile(dag: DAGNode, /, **options: Unpack[CompileOptions]) -> CompiledGraph
     Raises:
         TypeError: an option that does not exist.
         ValueError: an option out of range.
-        GraphError: the DAG cannot be compiled, or an actor is dead or did not answer; names the node. Or a limit of
-            this process or an actor's is reached; names the limit.
+        GraphError: the DAG cannot be compiled, or an actor is dead or did not answer; names the node. Or a limit
+            of this process or an actor's is reached; names the limit.
         GpuUnavailable: a node asks for GPU transport, and there is none here.
         KeyboardInterrupt: Ctrl-C came while it waited; nothing is left behind.
     """
