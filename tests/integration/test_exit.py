@@ -8,6 +8,7 @@ import pytest
 import ray
 
 from tests.actors import Worker
+from tests.belongings import take_stock
 from tests.scripts import start
 
 OPEN = """
@@ -43,6 +44,39 @@ ENDINGS = {
                 sys.exit(0)
         asyncio.run(main())
     """,
+    "a loop that is never closed": """
+        loop = asyncio.new_event_loop()
+        stuck = async_adag.compile(waiting)
+        async def main():
+            await compiled(1)
+            await stuck.execute_async(path)
+        loop.run_until_complete(main())
+    """,
+    "sys.exit in a task": """
+        async def leave():
+            await compiled(1)
+            sys.exit(0)
+        async def main():
+            stuck = async_adag.compile(waiting)
+            future = await stuck.execute_async(path)
+            task = asyncio.create_task(leave())
+            await future
+        asyncio.run(main())
+    """,
+    "uvloop": """
+        import uvloop
+        async def main():
+            stuck = async_adag.compile(waiting, max_inflight=1)
+            await stuck.execute_async(path)
+            globals()["kept"] = stuck, asyncio.ensure_future(stuck(path)), await compiled.execute_async(1)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(main())
+    """,
+    "os._exit": """
+        stuck = async_adag.compile(waiting)
+        ref = stuck.execute(path)
+        os._exit(0)
+    """,
     "Ray shut down first": "ray.shutdown()",
     "the actor killed first": """
         @ray.remote(num_cpus=0)
@@ -77,11 +111,52 @@ ENDINGS = {
 }
 
 
+FAILURES = {
+    "the main thread": """
+        stuck = async_adag.compile(waiting)
+        refs = [stuck.execute(path) for _ in range(3)]
+        raise KeyError("the program's own")
+    """,
+    "a task": """
+        async def fail():
+            await compiled(1)
+            raise KeyError("the program's own")
+        async def main():
+            stuck = async_adag.compile(waiting)
+            future = await stuck.execute_async(path)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(fail())
+                group.create_task(stuck(path))
+        asyncio.run(main())
+    """,
+    "within async with": """
+        async def main():
+            async with async_adag.compile(waiting) as stuck:
+                future = await stuck.execute_async(path)
+                raise KeyError("the program's own")
+        asyncio.run(main())
+    """,
+}
+
+
 @pytest.fixture(scope="module")
 def named(cluster):
-    actor = Worker.options(name="of programs").remote()
+    """An actor that outlives its drivers."""
+    actor = Worker.options(name="of programs", lifetime="detached").remote()
     yield actor
     ray.kill(actor)
+
+
+@pytest.fixture
+def freed(named, gate):
+    """Checks that no graph is left in the actor once the method at the gate has returned."""
+    yield
+    gate.force()
+    for _ in range(300):  # looks, not seconds
+        left = ray.get(named.call.remote(take_stock)).of_graphs()
+        if not left:
+            return
+    pytest.fail(f"left in the actor: {left}")
 
 
 @pytest.fixture
@@ -95,12 +170,53 @@ def in_shared_memory() -> set[str]:
 
 
 @pytest.mark.parametrize("ending", ENDINGS.values(), ids=ENDINGS)
-def test_exit_without_teardown(cluster, args, ending):
+def test_exit_without_teardown(cluster, args, freed, ending):
     before = in_shared_memory()
     program = start(cluster, OPEN, ending, args=args)
     output, errors = program.communicate(timeout=50)
     assert (program.returncode, output, errors) == (0, "", "")
     assert in_shared_memory() <= before
+
+
+@pytest.mark.parametrize("failing", FAILURES.values(), ids=FAILURES)
+def test_exit_by_an_exception(cluster, args, freed, failing):
+    """Status 1, and the program's own traceback alone."""
+    program = start(cluster, OPEN, failing, args=args)
+    output, errors = program.communicate(timeout=50)
+    assert (program.returncode, output) == (1, "")
+    assert "the program's own" in errors
+    assert "async_adag" not in errors
+    assert "Exception ignored" not in errors
+
+
+def test_python_finds_nothing_to_warn_of_in_its_development_mode(cluster, args, freed):
+    """Graphs that are closed in every way, and one that is not."""
+    program = start(
+        cluster,
+        OPEN,
+        """
+        async def main():
+            async with async_adag.compile(dag) as graph:
+                assert await graph(1) == 1
+            stuck = async_adag.compile(waiting)
+            future = await stuck.execute_async(path)
+            stuck.teardown()
+            await compiled(1)
+        with async_adag.compile(dag) as graph:
+            assert graph.execute(1).get() == 1
+        dropped = async_adag.compile(dag)
+        del dropped
+        asyncio.run(main())
+        stuck = async_adag.compile(waiting)
+        ref = stuck.execute(path)
+        """,
+        args=args,
+        options=["-X", "dev"],
+    )
+    output, errors = program.communicate(timeout=50)
+    assert (program.returncode, output) == (0, "")
+    assert "adag" not in errors, errors
+    assert not [line for line in errors.splitlines() if "unclosed" in line and "ray" not in line], errors
 
 
 def test_exit_of_a_program_with_its_own_ray():
