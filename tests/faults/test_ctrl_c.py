@@ -22,6 +22,11 @@ with InputNode() as x:
 def ready():
     print("ready", flush=True)
 
+def at_the_gate(compiled):
+    # Before that, a graph that is torn down would not begin the execution, and nobody would come to the gate.
+    while not compiled._engine.deployment.computing():
+        os.sched_yield()
+
 def goes_on(compiled):
     assert [compiled.execute(n).get() for n in range(20)] == list(range(20))
     assert (compiled.stats().in_flight, compiled.stats().waiting) == (0, 0)
@@ -83,17 +88,6 @@ WAITS = {
             goes_on(compiled)
             print("done")
     """,
-    "ray.get": """
-        compiled = async_adag.compile(dag)
-        held = compiled.execute(path)
-        try:
-            ready()
-            ray.get(held)
-        except KeyboardInterrupt:
-            release()
-            assert ray.get(held) == "held"
-            print("done")
-    """,
     "execute": """
         compiled = async_adag.compile(dag, max_inflight=1)
         held = compiled.execute(path)
@@ -124,6 +118,7 @@ WAITS = {
         try:
             with async_adag.compile(dag) as compiled:
                 held = compiled.execute(path)
+                at_the_gate(compiled)
                 ready()
         except KeyboardInterrupt:
             release()
@@ -133,22 +128,6 @@ WAITS = {
                 with async_adag.compile(dag) as again:
                     goes_on(again)
                 print("done")
-    """,
-    "with a handler of its own": """
-        def leave(number, frame):
-            raise InterruptedError(number)
-        signal.signal(signal.SIGINT, leave)
-        compiled = async_adag.compile(dag)
-        held = compiled.execute(path)
-        try:
-            ready()
-            held.get()
-        except InterruptedError:
-            assert signal.getsignal(signal.SIGINT) is leave
-            release()
-            assert held.get() == "held"
-            goes_on(compiled)
-            print("done")
     """,
 }
 

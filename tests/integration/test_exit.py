@@ -45,6 +45,8 @@ ENDINGS = {
         asyncio.run(main())
     """,
     "a loop that is never closed": """
+        import warnings
+        warnings.simplefilter("ignore", ResourceWarning)  # that of the loop itself
         loop = asyncio.new_event_loop()
         stuck = async_adag.compile(waiting)
         async def main():
@@ -54,13 +56,12 @@ ENDINGS = {
     """,
     "sys.exit in a task": """
         async def leave():
-            await compiled(1)
+            await asyncio.sleep(0)
             sys.exit(0)
         async def main():
             stuck = async_adag.compile(waiting)
             future = await stuck.execute_async(path)
-            task = asyncio.create_task(leave())
-            await future
+            await asyncio.create_task(leave())
         asyncio.run(main())
     """,
     "uvloop": """
@@ -119,7 +120,7 @@ FAILURES = {
     """,
     "a task": """
         async def fail():
-            await compiled(1)
+            await asyncio.sleep(0)
             raise KeyError("the program's own")
         async def main():
             stuck = async_adag.compile(waiting)
@@ -198,9 +199,9 @@ def test_python_finds_nothing_to_warn_of_in_its_development_mode(cluster, args, 
         async def main():
             async with async_adag.compile(dag) as graph:
                 assert await graph(1) == 1
-            stuck = async_adag.compile(waiting)
-            future = await stuck.execute_async(path)
-            stuck.teardown()
+            torn_down = async_adag.compile(dag)
+            future = await torn_down.execute_async(1)
+            torn_down.teardown()
             await compiled(1)
         with async_adag.compile(dag) as graph:
             assert graph.execute(1).get() == 1
