@@ -117,7 +117,8 @@ class Blocking:
         """
         engine = self._engine
         while True:
-            held.check()
+            if held.noted:
+                held.check()
             with engine.lock:
                 engine.notice_departures()
                 engine.take_in()
@@ -139,7 +140,7 @@ class Blocking:
                 continue
             held.wake = self._nudge.ring
             try:
-                if not held.has_come():
+                if not held.noted:
                     self._parking.wait(engine.may_read, engine.arm_or_end, deadline)
             except SentinelFired:
                 pass  # looked at in the next turn
@@ -151,13 +152,14 @@ class Blocking:
                 held.wake = None
                 with engine.lock:
                     self._leader = 0
-                    self._wake_followers()
+                    if self._followers:
+                        self._wake_followers()
 
     def _follow(self, turn: threading.Lock, left: float | None, held: Held) -> None:
         """Wait until somebody wakes this thread; ``turn`` is let go then."""
         held.wake = lambda: _let_go(turn)
         try:
-            if not held.has_come():
+            if not held.noted:
                 turn.acquire(timeout=-1 if left is None else min(left, threading.TIMEOUT_MAX))
         finally:
             held.wake = None

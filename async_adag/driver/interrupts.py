@@ -12,64 +12,76 @@ never finishes pickling.
 
 from __future__ import annotations
 
-# What `signal` is made of. Without its enums a handler is set in a third of a microsecond rather than in ten.
-import _signal  # type: ignore[import-not-found]
+import os
 import sys
 import threading
+
+# What `signal` is made of: without its enums a handler is set in a fifth of a microsecond rather than in ten.
+from _signal import default_int_handler, getsignal  # type: ignore[import-not-found]
+from _signal import signal as set_handler
 from collections.abc import Callable
+from threading import get_ident
 from types import FrameType
 from typing import Any, Self
 
 _SIGINT = 2
+_main_thread = threading.main_thread().ident
+
+
+def _renew() -> None:
+    global _main_thread
+    _main_thread = threading.main_thread().ident  # in a forked child: the thread that forked
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew)
 
 
 def raises_anywhere() -> bool:
     """Whether Ctrl-C would raise wherever it finds this thread, as it does unless a program or loop sees to it."""
-    return _is_main_thread() and _signal.getsignal(_SIGINT) is _signal.default_int_handler
-
-
-def _is_main_thread() -> bool:
-    return threading.get_ident() == threading.main_thread().ident
+    return get_ident() == _main_thread and getsignal(_SIGINT) is default_int_handler
 
 
 class Held:
     """A context in which Ctrl-C waits for `check`, or the end. Does nothing on other threads than the main one.
 
     Attributes:
+        noted: whether the signal has come, and `check` would handle it.
         wake: called when the signal comes, to end a wait; has to be harmless at any moment.
     """
 
-    __slots__ = ("_before", "_handler", "_noted", "_within", "wake")
+    __slots__ = ("_before", "_handler", "_within", "noted", "wake")
 
-    def __init__(self) -> None:
-        self.wake: Callable[[], None] | None = None
-        self._before: Any = None
-        self._handler: Any = None
-        self._within: FrameType | None = None
-        self._noted = False
+    wake: Callable[[], None] | None
+    _before: Any
+    _handler: Any
+    _within: FrameType | None
 
     def __enter__(self) -> Self:
-        if _is_main_thread():
-            before = _signal.getsignal(_SIGINT)
-            if callable(before):
+        # All in one place, and no __init__: this is on the path of every blocking call.
+        self.wake = self._before = None
+        self.noted = False
+        if get_ident() == _main_thread:
+            before = getsignal(_SIGINT)
+            if before is default_int_handler or callable(before):
                 # In code of the user's that runs within another such context: what would be called in the end.
                 self._handler = before._handler if type(before) is Held else before
                 self._before = before
                 self._within = sys._getframe(1)
-                _signal.signal(_SIGINT, self)
+                set_handler(_SIGINT, self)
         return self
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """What the signal calls instead."""
         if not self._is_open(frame):
             # Something else was raised on the way into `__exit__`, such as another signal's handler does.
-            _signal.signal(_SIGINT, self._before)
+            set_handler(_SIGINT, self._before)
             self._handler(number, frame)
             return
-        if self._noted:
+        if self.noted:
             self._handler(number, frame)
             return
-        self._noted = True
+        self.noted = True
         if self.wake is not None:
             self.wake()
 
@@ -78,22 +90,19 @@ class Held:
             frame = frame.f_back
         return frame is not None
 
-    def has_come(self) -> bool:
-        """Whether the signal has come, and `check` would handle it."""
-        return self._noted
-
     def check(self) -> None:
         """Nothing is half done here: handle a signal that has come.
 
         Raises:
             BaseException: whatever the handler raises; `KeyboardInterrupt`, if nobody has set another one.
         """
-        if self._noted:
-            self._noted = False
+        if self.noted:
+            self.noted = False
             self._handler(_SIGINT, sys._getframe(1))
 
     def __exit__(self, *_: object) -> None:
         if self._before is not None:
-            _signal.signal(_SIGINT, self._before)
+            set_handler(_SIGINT, self._before)
             self._within = None
-            self.check()
+            if self.noted:
+                self.check()
