@@ -14,7 +14,7 @@ import ray
 import async_adag
 
 ROOT = Path(async_adag.__file__).parent
-FLOORS = ["protocol", "graph", "channels", "collectives", "actor", "observe", "driver"]
+FLOORS = ["protocol", "graph", "gpu", "channels", "collectives", "actor", "observe", "driver"]
 BELOW_THE_FLOORS = {"errors", "options", "_version"}
 ABOVE_THE_FLOORS = {"adapter"}
 RAY_MODULES = {
