@@ -42,14 +42,15 @@ async def test_executions_behind_a_method_that_hangs(chain, gate):
         await asyncio.to_thread(gate.entered)
         futures += [await compiled.execute_async(n) for n in (1, 2)]
         first = "Worker: asleep until news of channel 0"
-        text = until(compiled, first, "channel 1, for Worker; output 0 missing\n  2: in channel 1")
+        last = "Worker: asleep until news of channel 2"
+        text = until(compiled, first, last, "channel 1, for Worker; output 0 missing\n  2: in channel 1")
         lines = [re.sub(r"\d\.\d s", "0.0 s", line) for line in text.splitlines()]
         assert lines == [
             "open; 3 of 4 executions in flight, 0 callers in line for a place",
             "loops",
             f"  {first}",
             "  hold_or_echo on Worker: computing execution 0 since 0.0 s",
-            "  Worker: asleep until news of channel 2",
+            f"  {last}",
             "channels",
             "  0: input: driver (has written 3) -> Worker (has taken 3)",
             "  1: #0: Worker (has written 3) -> Worker (has taken 1)",

@@ -23,6 +23,7 @@ def before_it_is_let_in(listener):
 
 def unheard(listener):
     listener.accept().close()
+    listener.close()  # as a driver that gives up does; while it listens, the actor knocks again
 
 
 def heard(listener):
@@ -30,6 +31,7 @@ def heard(listener):
     select.select([connection], [], [], PATIENCE)
     assert listener.identify(connection) == 1
     connection.close()
+    listener.close()
 
 
 @pytest.fixture
