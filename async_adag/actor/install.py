@@ -7,13 +7,15 @@ import os
 import pickle
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from async_adag._version import __version__
 from async_adag.actor.async_loop import AsyncLoop
 from async_adag.actor.communicators import Communicators
 from async_adag.actor.control import Control, control_size
 from async_adag.actor.loop import ThreadLoop
+from async_adag.actor.moved import ByCommunicator, Mover
 from async_adag.actor.ray_runtime import actor_event_loop, end_actor
 from async_adag.actor.turn import Turn
 from async_adag.actor.wiring import Endpoints, Wiring, connect_ends
@@ -28,7 +30,7 @@ from async_adag.channels.rendezvous import (
     send_text,
 )
 from async_adag.channels.ring import RingSpec
-from async_adag.graph.plan import ActorPlan, Channel
+from async_adag.graph.plan import ActorPlan, Channel, Membership
 
 READY = "ready"
 GOODBYE = "goodbye"
@@ -46,8 +48,9 @@ class Share:
         wiring: which descriptors it is handed, after that of its control page.
         channels: all channels of the graph.
         specs: the rings, by channel.
-        limit: executions that an async actor may interleave.
+        limit: executions that may be in flight, and that an async actor may interleave.
         spin_ns: how long a wait spins before it parks.
+        links: of channels between two GPUs, by channel, to each reader; of a reader, the one to it.
     """
 
     plan: ActorPlan
@@ -56,6 +59,7 @@ class Share:
     specs: dict[int, RingSpec]
     limit: int
     spin_ns: int
+    links: dict[int, tuple[Any, ...]] = field(default_factory=dict)
 
 
 def install(
@@ -175,7 +179,8 @@ def _start_loop(
     on_end: Callable[[str], None],
 ) -> asyncio.AbstractEventLoop | None:
     """Start the loop that fits the actor: a thread, or a task on the actor's event loop."""
-    communicators = Communicators(share.plan.communicators)
+    communicators = Communicators(share.plan.communicators + _memberships(share))
+    movers: dict[int, Mover] = {}
 
     def end(broken: str) -> None:
         communicators.unwatch()
@@ -193,20 +198,47 @@ def _start_loop(
                 f"{share.plan.name} is an async actor, whose executions interleave: a communicator of your own, "
                 "which waits for the other actors, works with synchronous actors only"
             )
+        if loop is not None and share.plan.gpu_moves:
+            raise RuntimeError(
+                f"{share.plan.name} is an async actor, whose executions interleave: tensors go from GPU to GPU "
+                "between synchronous actors only; make its methods synchronous, or compile with device='cpu'"
+            )
         communicators.start(sentinels)
+        movers = _movers(share, ends)
         running: ThreadLoop | AsyncLoop
         if loop is None:
             running = ThreadLoop(
-                instance, share.plan, ends, control, sentinels, share.spin_ns, _turn, end_actor, end
+                instance, share.plan, ends, movers, control, sentinels, share.spin_ns, _turn, end_actor, end
             )
         else:
             running = AsyncLoop(instance, share.plan, ends, control, sentinels, share.limit, loop, end_actor, end)
         running.start()
     except BaseException:
         communicators.close()
+        for mover in movers.values():
+            mover.close()
         ends.close()
         raise
     return loop
+
+
+def _memberships(share: Share) -> tuple[Membership, ...]:
+    """The links of this actor, as communicators that it is a rank of, in one order for all actors."""
+    return tuple(
+        Membership(link, 0 if move.reader is None else 1)
+        for move in share.plan.gpu_moves
+        for link in share.links.get(move.channel, ())
+    )
+
+
+def _movers(share: Share, ends: Endpoints) -> dict[int, Mover]:
+    plan = share.plan
+    movers: dict[int, Mover] = {move.channel: ByCommunicator(move) for move in plan.moves}
+    if plan.gpu_moves:
+        from async_adag.actor.gpu_edges import gpu_movers  # whoever has no such edge need not have cupy
+
+        movers |= gpu_movers(plan.gpu_moves, ends.pages, share.links, share.limit)
+    return movers
 
 
 class _Goodbye:

@@ -1,8 +1,8 @@
 """Edges whose tensors do not travel in frames: a channel, which carries the rest and the headers, and a mover.
 
-For each execution the writer publishes the frame, then its mover sends the tensors that the frame announces, to
-one reader after another; a reader takes the frame, then receives them. A frame that announces none (a failure, the
-word that nothing more will come, a value without tensors) is all there is.
+For each execution the writer announces the tensors to its mover and publishes the frame, then the mover sends
+them, to one reader after another; a reader takes the frame, then receives them. A frame that announces none (a
+failure, the word that nothing more will come, a value without tensors) is all there is.
 """
 
 from __future__ import annotations
@@ -24,30 +24,66 @@ Apart = Callable[[LoopState], AbstractContextManager[Any]]
 
 
 class Mover(Protocol):
-    """Moves the tensors of one edge, from either of its ends."""
+    """Moves the tensors of one edge, from either of its ends.
+
+    Attributes:
+        on_gpu: whether it moves only tensors that are on a GPU.
+        may_wait: whether `send` and `receive` may wait for the other end.
+    """
+
+    on_gpu: bool
+    may_wait: bool
+
+    def announce(self, tensors: Sequence[Any]) -> Any:
+        """Before the frame is published; what it returns goes with the frame, to `receive`.
+
+        Args:
+            tensors: those of the next execution, contiguous and none of them empty.
+
+        Raises:
+            ChannelError: the edge cannot go on.
+        """
+
+    def withdraw(self) -> None:
+        """The frame of what was announced last is not published after all."""
 
     def send(self, tensors: Sequence[Any]) -> None:
-        """Send these, contiguous and none of them empty, to every reader, in the order of the readers.
+        """Send what was announced last to every reader, in the order of the readers.
 
         Raises:
             ChannelError: the edge cannot go on.
         """
 
-    def receive(self, headers: Sequence[Header]) -> list[Any]:
-        """Receive what the writer sends; these describe it, none of it empty.
+    def receive(self, headers: Sequence[Header], note: Any) -> list[Any]:
+        """Receive what the writer sends; the headers describe it, none of it empty, and ``note`` is what it said.
 
         Raises:
             ChannelError: the edge cannot go on.
         """
+
+    def close(self) -> None:
+        """Let go of what belongs to the edge; again is harmless."""
 
 
 class ByCommunicator:
     """A communicator of the user's as a mover."""
 
+    on_gpu = False
+    may_wait = True
+
     def __init__(self, move: Move) -> None:
         self._communicator = move.communicator
         self._peers = move.peers
         self._edge = move.edge
+
+    def announce(self, tensors: Sequence[Any]) -> Any:
+        """See `Mover`: the headers say it all."""
+
+    def withdraw(self) -> None:
+        """See `Mover`."""
+
+    def close(self) -> None:
+        """See `Mover`: the communicator is the actor's, and may carry other edges."""
 
     def send(self, tensors: Sequence[Any]) -> None:
         """See `Mover`."""
@@ -58,7 +94,7 @@ class ByCommunicator:
                 except Exception as error:
                     raise self._broken("send", error) from error
 
-    def receive(self, headers: Sequence[Header]) -> list[Any]:
+    def receive(self, headers: Sequence[Header], note: Any) -> list[Any]:  # noqa: ARG002
         """See `Mover`."""
         return [self._receive(header, *self._peers) for header in headers]
 
@@ -102,28 +138,42 @@ class MovedWriter:
 
     def encode(self, value: Any) -> Encoded:
         """See `interface.Writer`."""
-        parcel, tensors = take_out(value)
-        kind, body, buffers = self._writer.encode(parcel)
-        return kind, _Laden(body, [tensor for tensor in tensors if 0 not in tensor.shape]), buffers
+        parcel, tensors = take_out(value, on_gpu=self._mover.on_gpu)
+        tensors = [tensor for tensor in tensors if 0 not in tensor.shape]
+        if tensors:
+            parcel = parcel._replace(note=self._mover.announce(tensors))
+        try:
+            kind, body, buffers = self._writer.encode(parcel)
+        except BaseException:
+            self._withdraw(tensors)
+            raise
+        return kind, _Laden(body, tensors), buffers
 
     def stage(self, encoded: Encoded) -> None:
         """See `interface.Writer`."""
         kind, (body, tensors), buffers = encoded
+        self._staged = tensors  # first: if there is no room for the frame, they are withdrawn
         self._writer.stage((kind, body, buffers))
-        self._staged = tensors
 
     def unstage(self) -> None:
         """See `interface.Writer`."""
+        self._withdraw(self._staged)
         self._staged = []
         self._writer.unstage()
+
+    def _withdraw(self, tensors: list[Any]) -> None:
+        if tensors:
+            self._mover.withdraw()
 
     def publish(self) -> None:
         """See `interface.Writer`."""
         tensors, self._staged = self._staged, []
         self._writer.publish()
-        if tensors:
+        if tensors and self._mover.may_wait:
             with self._apart(LoopState.SENDING):
                 self._mover.send(tensors)
+        elif tensors:
+            self._mover.send(tensors)
 
     def arm(self) -> bool:
         """See `interface.Writer`."""
@@ -132,6 +182,7 @@ class MovedWriter:
     def close(self) -> None:
         """See `interface.Writer`."""
         self._staged = []
+        self._mover.close()
         self._writer.close()
 
     def leave_to_parent(self) -> None:
@@ -179,14 +230,16 @@ class MovedReader:
             raise ChannelError(f"{self._edge}: a frame cannot be read: {type(error).__name__}: {error}") from error
         if type(value) is not Parcel:
             return value, []
-        tensors = iter(self._receive([header for header in value.headers if not header.is_empty()]))
+        tensors = iter(self._receive([header for header in value.headers if not header.is_empty()], value.note))
         return value, [header.empty() if header.is_empty() else next(tensors) for header in value.headers]
 
-    def _receive(self, headers: list[Header]) -> list[Any]:
+    def _receive(self, headers: list[Header], note: Any) -> list[Any]:
         if not headers:
             return []
+        if not self._mover.may_wait:
+            return self._mover.receive(headers, note)
         with self._apart(LoopState.RECEIVING):
-            return self._mover.receive(headers)
+            return self._mover.receive(headers, note)
 
     def arm(self) -> bool:
         """See `interface.Reader`."""
@@ -194,6 +247,7 @@ class MovedReader:
 
     def close(self) -> None:
         """See `interface.Reader`."""
+        self._mover.close()
         self._reader.close()
 
     def leave_to_parent(self) -> None:
@@ -201,17 +255,17 @@ class MovedReader:
         self._reader.leave_to_parent()
 
 
-def move_tensors(moves: tuple[Move, ...], ends: Endpoints, apart: Apart) -> None:
+def move_tensors(movers: dict[int, Mover], ends: Endpoints, apart: Apart) -> None:
     """Put movers around the ends of these channels.
 
     Args:
-        moves: the channels.
-        ends: the ends of the actor's channels.
+        movers: by channel.
+        ends: the ends of the actor's channels; from here on they own the movers.
         apart: what the loop does around a mover's work.
     """
-    for move in moves:
-        mover = ByCommunicator(move)
-        if move.channel in ends.writers:
-            ends.writers[move.channel] = MovedWriter(ends.writers[move.channel], mover, apart)
+    for channel, mover in movers.items():
+        if channel in ends.writers:
+            ends.writers[channel] = MovedWriter(ends.writers[channel], mover, apart)
         else:
-            ends.readers[move.channel] = MovedReader(ends.readers[move.channel], mover, move.edge, apart)
+            edge = f"the edge from {ends.edges.get(channel, '')}"
+            ends.readers[channel] = MovedReader(ends.readers[channel], mover, edge, apart)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from async_adag.channels.direct import Direct, DirectReader, DirectWriter
 from async_adag.channels.doorbell import Doorbell
 from async_adag.channels.interface import Reader, Writer
-from async_adag.channels.memory import is_sealed
+from async_adag.channels.memory import Mapping, is_sealed
 from async_adag.channels.rendezvous import RendezvousError
 from async_adag.channels.ring import RingReader, RingSpec, RingWriter
 from async_adag.graph.plan import Channel
@@ -24,33 +24,46 @@ def ring_spec(channel: Channel, slots: int, keep: int) -> RingSpec:
 
 @dataclass(frozen=True, slots=True)
 class Wiring:
-    """What one process holds: doorbells of these processes (its own first), and an end of these channels."""
+    """What one process holds.
+
+    Attributes:
+        process: its number.
+        doorbells: of these processes, its own first.
+        channels: an end of each of these.
+        pages: the pages of these channels, by which both ends of a hand-over within a GPU keep its books.
+    """
 
     process: int
     doorbells: tuple[int, ...]
     channels: tuple[int, ...]
+    pages: tuple[int, ...] = ()
 
     def count(self) -> int:
         """How many descriptors that is."""
-        return len(self.doorbells) + len(self.channels)
+        return len(self.doorbells) + len(self.channels) + len(self.pages)
 
 
 def wire(channels: tuple[Channel, ...], process: int) -> Wiring:
     """The wiring of ``process``."""
     mine = [c for c in channels if process == c.writer or process in c.readers]
     peers = {peer for c in mine for peer in ((*c.readers,) if c.writer == process else (c.writer,))}
-    return Wiring(process, (process, *sorted(peers - {process})), tuple(c.number for c in mine))
+    pages = tuple(c.number for c in mine if c.gpu == "ipc")
+    return Wiring(process, (process, *sorted(peers - {process})), tuple(c.number for c in mine), pages)
 
 
 @dataclass(slots=True)
 class Endpoints:
-    """The channel ends of one process. Owns them, and the doorbells. ``edges`` are the channels in words."""
+    """The channel ends of one process. Owns them, and the doorbells.
+
+    ``edges`` are the channels in words; ``pages`` those of hand-overs within a GPU, by channel.
+    """
 
     doorbell: Doorbell
     readers: dict[int, Reader] = field(default_factory=dict)
     writers: dict[int, Writer] = field(default_factory=dict)
     bells: list[Doorbell] = field(default_factory=list)
     edges: dict[int, str] = field(default_factory=dict)
+    pages: dict[int, Mapping] = field(default_factory=dict)
 
     def close(self) -> None:
         """Let go of everything but what values still lease."""
@@ -71,6 +84,7 @@ class Endpoints:
     def _let_go(self) -> None:
         self.readers.clear()
         self.writers.clear()
+        self.pages.clear()
         for bell in self.bells:
             bell.close()
 
@@ -86,7 +100,7 @@ def connect_ends(
 
     Args:
         wiring: what the process holds.
-        fds: its descriptors, in the order of `wire`: doorbells, then the rings' memory files.
+        fds: its descriptors, in the order of `wire`: doorbells, the rings' memory files, the pages.
         channels: the plan's channels.
         specs: the rings, by channel.
         directs: the hand-overs, by channel; such a channel has no descriptor (-1 in ``fds``).
@@ -97,11 +111,16 @@ def connect_ends(
     """
     bells = dict(zip(wiring.doorbells, map(Doorbell, fds), strict=False))
     ends = Endpoints(bells[wiring.process], bells=list(bells.values()))
-    files = fds[len(bells) :]
+    files = fds[len(bells) : len(bells) + len(wiring.channels)]
+    pages = fds[len(bells) + len(files) :]
     made = 0
     try:
         if not all(bell.is_one() for bell in bells.values()):
             raise RendezvousError("a descriptor that should be a doorbell is not")
+        for number, fd in zip(wiring.pages, pages, strict=True):
+            if not is_sealed(fd):
+                raise RendezvousError("a descriptor that should be a page is not")
+            ends.pages[number] = Mapping(fd, 0, os.fstat(fd).st_size)
         for made, (number, fd) in enumerate(zip(wiring.channels, files, strict=True)):  # noqa: B007
             channel = channels[number]
             ends.edges[number] = channel.edge
@@ -123,8 +142,14 @@ def connect_ends(
                 )
     except BaseException:
         ends.close()
-        for fd in files[made:]:
-            if fd >= 0:
-                os.close(fd)
+        _close_all(files[made:])
         raise
+    finally:
+        _close_all(pages)
     return ends
+
+
+def _close_all(fds: list[int]) -> None:
+    for fd in fds:
+        if fd >= 0:
+            os.close(fd)

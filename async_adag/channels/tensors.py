@@ -4,13 +4,15 @@ What is left is a `Parcel`, which the channel carries as any value: the pickle o
 tensors were, and a header for each of them. A tensor that occurs twice is taken out once.
 
 Torch tensors and cupy arrays are taken out. Of a value that holds none of them, its numpy arrays of numbers are:
-whoever carries torch tensors need not know numpy arrays, of which there are often small ones beside.
+whoever carries torch tensors need not know numpy arrays, of which there are often small ones beside. Where only
+tensors on a GPU are asked for, all others stay.
 """
 
 from __future__ import annotations
 
 import importlib
 import io
+import math
 import pickle
 import sys
 from collections.abc import Callable, Sequence
@@ -34,7 +36,7 @@ class Header(NamedTuple):
     """A tensor, but for its elements.
 
     Attributes:
-        library: "torch", "cupy" or "numpy".
+        package: "torch", "cupy" or "numpy".
         dtype: its type, as the library names it: "float32" for torch, "<f4" for the others.
         shape: its shape.
         device: where it is, as torch names that kind of device; "" where the library leaves no choice.
@@ -42,7 +44,7 @@ class Header(NamedTuple):
         requires_grad: whether torch records gradients for it.
     """
 
-    library: str
+    package: str
     dtype: str
     shape: tuple[int, ...]
     device: str = ""
@@ -59,13 +61,21 @@ class Header(NamedTuple):
         Raises:
             ImportError: the library is not here.
         """
-        library = importlib.import_module(self.library)  # as unpickling the tensor would
-        return getattr(library, self.dtype) if self.library == "torch" else library.dtype(self.dtype)
+        library = importlib.import_module(self.package)  # as unpickling the tensor would
+        return getattr(library, self.dtype) if self.package == "torch" else library.dtype(self.dtype)
+
+    def nbytes(self) -> int:
+        """How long its elements are, in bytes.
+
+        Raises:
+            ImportError: the library is not here.
+        """
+        return math.prod(self.shape) * int(self.type_here().itemsize)
 
     def allocate(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """A tensor of the same library, on the same kind of device, whose elements are whatever they are."""
-        library: Any = importlib.import_module(self.library)
-        if self.library == "torch":
+        library: Any = importlib.import_module(self.package)
+        if self.package == "torch":
             return library.empty(shape, dtype=dtype, device=self.device)
         return library.empty(shape, dtype=dtype)
 
@@ -79,9 +89,9 @@ class Header(NamedTuple):
 
     def mismatch(self, tensor: Any) -> str:
         """How ``tensor`` differs from what this describes; "" where it does not."""
-        library: Any = importlib.import_module(self.library)
-        if not isinstance(tensor, library.Tensor if self.library == "torch" else library.ndarray):
-            return f"{type(tensor).__name__} in place of a tensor of {self.library}"
+        library: Any = importlib.import_module(self.package)
+        if not isinstance(tensor, library.Tensor if self.package == "torch" else library.ndarray):
+            return f"{type(tensor).__name__} in place of a tensor of {self.package}"
         got, expected = (tensor.dtype, tuple(tensor.shape)), (self.type_here(), self.shape)
         if got == expected:
             return ""
@@ -104,6 +114,7 @@ class Parcel(NamedTuple):
         buffers: its out-of-band buffers.
         places: for each number, which of the tensors it is, or -1.
         others: for each number of no tensor, in order, what it is: ObjectRefs, and arrays that stay.
+        note: what whoever carries the tensors has to tell whoever receives them.
     """
 
     headers: tuple[Header, ...]
@@ -111,6 +122,7 @@ class Parcel(NamedTuple):
     buffers: list[Any]
     places: tuple[int, ...]
     others: list[Any]
+    note: Any = None
 
     def unpack(self, tensors: Sequence[Any]) -> Any:
         """The value, from its tensors.
@@ -125,8 +137,12 @@ class Parcel(NamedTuple):
         return _Unpickler(self.body, self.buffers, parts).load()
 
 
-def take_out(value: Any) -> tuple[Any, list[Any]]:
+def take_out(value: Any, *, on_gpu: bool = False) -> tuple[Any, list[Any]]:
     """Take the tensors out of ``value``.
+
+    Args:
+        value: anything.
+        on_gpu: whether to take out only those that are on a GPU.
 
     Returns:
         A `Parcel`, or ``value`` itself where that cannot hold any; and the tensors, each contiguous and without a
@@ -140,7 +156,7 @@ def take_out(value: Any) -> tuple[Any, list[Any]]:
     file = io.BytesIO()
     buffers: list[PickleBuffer] = []
     taken = _Taken()
-    _Pickler(file, buffers, taken).dump(value)
+    _Pickler(file, buffers, taken, _gpu_kinds() if on_gpu else _kinds()).dump(value)
     carried = {"torch", "cupy"}.intersection(taken.of) or {"numpy"}
     headers: list[Header] = []
     tensors: list[Any] = []
@@ -206,6 +222,19 @@ def _kinds() -> list[tuple[type, str, Callable[[Any], bool]]]:
     return kinds
 
 
+def _gpu_kinds() -> list[tuple[type, str, Callable[[Any], bool]]]:
+    """As `_kinds`, of what is on a GPU."""
+    return [
+        (kind, package, _is_on_gpu if package == "torch" else is_one)
+        for kind, package, is_one in _kinds()
+        if package != "numpy"
+    ]
+
+
+def _is_on_gpu(tensor: Any) -> bool:
+    return bool(tensor.is_cuda) and _is_plain(tensor)
+
+
 def _is_of_numbers(array: Any) -> bool:
     return array.dtype.kind in _NUMBERS
 
@@ -218,8 +247,14 @@ def _is_plain(tensor: Any) -> bool:
 
 
 class _Pickler(CloudPickler):  # type: ignore[misc]
-    def __init__(self, file: io.BytesIO, buffers: list[PickleBuffer], taken: _Taken) -> None:
-        table = {kind: partial(taken.take, library, is_one) for kind, library, is_one in _kinds()}
+    def __init__(
+        self,
+        file: io.BytesIO,
+        buffers: list[PickleBuffer],
+        taken: _Taken,
+        kinds: list[tuple[type, str, Callable[[Any], bool]]],
+    ) -> None:
+        table = {kind: partial(taken.take, library, is_one) for kind, library, is_one in kinds}
         # Exact types only: what is derived from them has reducers of its own.
         self.dispatch_table = CloudPickler.dispatch_table.new_child(table)
         super().__init__(file, 5, buffers.append)

@@ -15,9 +15,10 @@ from ray.dag import DAGNode
 from async_adag.actor.ray_runtime import is_ray_client
 from async_adag.driver.deploy import deploy, limits_named
 from async_adag.driver.engine import Engine
+from async_adag.driver.gpus import Inquiry, find_gpus, make_links, unavailable
 from async_adag.driver.graph import CompiledGraph
 from async_adag.driver.interrupts import Held
-from async_adag.errors import GpuUnavailable, GraphError
+from async_adag.errors import GraphError
 from async_adag.graph.model import Graph
 from async_adag.graph.plan import plan_graph
 from async_adag.graph.ray_dag import read_dag
@@ -104,9 +105,9 @@ def _compile(
 ) -> CompiledGraph:
     _check_platform()
     read = read_dag(dag, default_communicator)
-    _check_transports(read.graph, options)
-    plan = plan_graph(read.graph)
-    deployment = deploy(plan, read.handles, options, given_up)
+    inquiry = Inquiry(read.graph, read.handles, options.compile_timeout, given_up)
+    plan = plan_graph(_with_gpus(read.graph, options, inquiry))
+    deployment = deploy(plan, read.handles, options, given_up, make_links(plan, inquiry))
     try:
         with limits_named():
             return CompiledGraph(Engine(plan, deployment, options))
@@ -134,12 +135,12 @@ def _check_platform() -> None:
         raise GraphError("Ray is not running in this process: call ray.init() first")
 
 
-def _check_transports(graph: Graph, options: Options) -> None:
+def _with_gpus(graph: Graph, options: Options, inquiry: Inquiry) -> Graph:
+    """The graph, with the GPUs of its actors where its edges may use them."""
+    if options.device == "cpu":
+        return graph
     for node in graph.nodes:
-        asking = [one for one in node.transports if one is not None and one.needs_gpu()]
-        if asking and options.device != "cpu":
-            asks = "accelerator transport" if asking[0].kind == "accelerator" else "tensors on a GPU"
-            raise GpuUnavailable(
-                f"the edge out of {graph.label(node.number)} asks for {asks}, which needs the GPU stack: install "
-                "async-adag[gpu] on a machine with a GPU, or compile with device='cpu'"
-            )
+        if any(one is not None and one.needs_gpu() and not one.may_use_gpu() for one in node.transports):
+            reason = "and copying to a GPU on the way is not there yet"
+            raise unavailable(graph, node, "tensors on a GPU", reason)
+    return find_gpus(graph, inquiry)

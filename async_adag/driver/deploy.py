@@ -39,8 +39,9 @@ from async_adag.channels.rendezvous import Listener, receive_text, send_fds
 from async_adag.channels.ring import RingSpec, create_ring
 from async_adag.driver.supervision import Supervision
 from async_adag.errors import CompileActorDied, GraphError
+from async_adag.gpu.acks import acks_size
 from async_adag.graph.plan import DRIVER, ActorPlan, Plan
-from async_adag.observe.picture import HAND_OVER, Transport, ring_transport
+from async_adag.observe.picture import GPU_EDGES, HAND_OVER, Transport, ring_transport
 from async_adag.options import Options
 
 T = TypeVar("T")
@@ -57,7 +58,7 @@ class Deployment:
         supervision: watches the actors.
         specs: the rings, by channel; a channel without one is a hand-over.
         gauges: how far each channel is, by channel.
-        movers: by channel, the communicator that carries its tensors, in words.
+        movers: by channel, what carries its tensors, in words.
         own_loop: the event loop on which nodes of the driver's own actor run, if there is one.
     """
 
@@ -114,9 +115,20 @@ class Cancelled(Exception):
 
 
 def deploy(
-    plan: Plan, handles: tuple[Any, ...], options: Options, cancelled: Callable[[], bool] = lambda: False
+    plan: Plan,
+    handles: tuple[Any, ...],
+    options: Options,
+    cancelled: Callable[[], bool] = lambda: False,
+    links: dict[int, tuple[Any, ...]] | None = None,
 ) -> Deployment:
     """Deploy ``plan`` on the actors behind ``handles``.
+
+    Args:
+        plan: the plan.
+        handles: by actor.
+        options: the options.
+        cancelled: whether whoever compiles has given up.
+        links: of channels between two GPUs, by channel, one to each reader.
 
     Raises:
         GraphError: an actor is dead, did not answer in time, or cannot run its share; names it. Or this process
@@ -125,7 +137,7 @@ def deploy(
     """
     with contextlib.ExitStack() as undo:
         with limits_named():
-            meeting = _Meeting(plan, handles, options, undo)
+            meeting = _Meeting(plan, handles, options, links or {}, undo)
         meeting.invite()
         with limits_named():
             meeting.wait(cancelled)
@@ -163,24 +175,34 @@ class _Made:
     bells: dict[int, int] = field(default_factory=dict)  # by process
     rings: dict[int, int] = field(default_factory=dict)  # by channel
     controls: list[int] = field(default_factory=list)  # by actor
+    pages: dict[int, int] = field(default_factory=dict)  # by channel
 
     def for_actor(self, wiring: Wiring) -> list[int]:
         return [
             self.controls[wiring.process],
             *(self.bells[process] for process in wiring.doorbells),
             *(self.rings[channel] for channel in wiring.channels),
+            *(self.pages[channel] for channel in wiring.pages),
         ]
 
     def close(self) -> None:
-        for fd in (*self.bells.values(), *self.rings.values(), *self.controls):
+        for fd in (*self.bells.values(), *self.rings.values(), *self.controls, *self.pages.values()):
             os.close(fd)
 
 
 class _Meeting:
     """One deployment, while it is being made."""
 
-    def __init__(self, plan: Plan, handles: tuple[Any, ...], options: Options, undo: contextlib.ExitStack) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        handles: tuple[Any, ...],
+        options: Options,
+        links: dict[int, tuple[Any, ...]],
+        undo: contextlib.ExitStack,
+    ) -> None:
         self._plan = plan
+        self._links = links
         self._handles = handles
         self._options = options
         self._deadline = time.monotonic() + options.compile_timeout
@@ -188,6 +210,11 @@ class _Meeting:
         self._instance = own[1] if own is not None else None
         # Its own actor, if that is in the graph: it cannot answer a call while it is busy compiling.
         self._own = next((a.number for a in plan.graph.actors if own is not None and a.id == own[0]), None)
+        if self._own is not None and any(self._share_of_links(plan.actors[self._own])):
+            raise GraphError(
+                f"the driver is {plan.actors[self._own].name}, which is to meet another GPU's actor over NCCL: "
+                "compile from another process, or with device='cpu'"
+            )
         if self._own is not None and plan.actors[self._own].communicators:
             raise GraphError(
                 f"the driver is {plan.actors[self._own].name}, which is a rank of a communicator of your own: "
@@ -240,7 +267,16 @@ class _Meeting:
             self._specs,
             self._options.max_inflight,
             self._options.spin_ns,
+            self._share_of_links(actor),
         )
+
+    def _share_of_links(self, actor: ActorPlan) -> dict[int, tuple[Any, ...]]:
+        """The links of an actor: of a channel that it writes, all; of one that it reads, its own."""
+        return {
+            move.channel: links if move.reader is None else links[move.reader : move.reader + 1]
+            for move in actor.gpu_moves
+            if (links := self._links.get(move.channel))
+        }
 
     def wait(self, cancelled: Callable[[], bool]) -> None:
         """Wait until every actor is ready."""
@@ -302,6 +338,7 @@ class _Meeting:
             for channel in self._plan.channels
             if (mover := self._plan.mover(channel.number)) is not None
         }
+        movers |= {channel.number: GPU_EDGES[channel.gpu] for channel in self._plan.channels if channel.gpu}
         return Deployment(ends, self._controls, bells, supervision, self._specs, gauges, movers, own_loop)
 
     def _own_fds(self) -> list[int]:
@@ -312,6 +349,7 @@ class _Meeting:
         rings = self._made.rings
         sources = [self._made.bells[process] for process in wiring.doorbells]
         sources += [rings.get(channel, -1) for channel in wiring.channels]
+        sources += [self._made.pages[channel] for channel in wiring.pages]
         fds: list[int] = []
         try:
             fds.extend(os.dup(fd) if fd >= 0 else -1 for fd in sources)  # as far as it gets
@@ -487,3 +525,7 @@ def _make(made: _Made, plan: Plan, specs: dict[int, RingSpec]) -> None:
         made.controls.append(create_file("async-adag-control", control_size(actor)))
     for number, spec in specs.items():
         made.rings[number] = create_ring(spec)
+    for channel in plan.channels:
+        if channel.gpu == "ipc":
+            size = acks_size(specs[channel.number].slots, len(channel.readers))
+            made.pages[channel.number] = create_file("async-adag-page", size)

@@ -104,6 +104,10 @@ class TensorTransport:
         """Whether shared memory would not be what was asked for."""
         return self.communicator is None and (self.kind == "accelerator" or self.device == "gpu")
 
+    def may_use_gpu(self) -> bool:
+        """Whether tensors on a GPU are to go to another actor's GPU by themselves, where both have one."""
+        return self.communicator is None and self.kind in ("accelerator", "auto") and self.device != "cpu"
+
 
 REDUCTIONS = ("sum", "product", "max", "min", "avg")
 """How a collective operation can make one value of many."""
@@ -187,6 +191,7 @@ class Graph:
         signature: what an execution takes.
         outputs: what an execution gives.
         multi: whether the outputs come as a list (``MultiOutputNode``).
+        gpus: by actor, the GPU that it has (CUDA's UUID), or "" for none; () where nobody asked.
     """
 
     actors: tuple[Actor, ...]
@@ -194,6 +199,23 @@ class Graph:
     signature: Signature
     outputs: tuple[FromNode | FromInput, ...]
     multi: bool
+    gpus: tuple[str, ...] = ()
+
+    def gpu_edge(self, result: FromNode, reader: int) -> str:
+        """What carries tensors in a result from GPU to GPU: "ipc" on one GPU, "nccl" between two; "" for nothing.
+
+        Args:
+            result: the result.
+            reader: the number of the actor that reads it.
+        """
+        writer = self.nodes[result.node]
+        transport = writer.transports[result.index] if writer.transports else None
+        if transport is None or not transport.may_use_gpu() or not self.gpus or writer.actor == reader:
+            return ""
+        here, there = self.gpus[writer.actor], self.gpus[reader]
+        if not here or not there:
+            return ""
+        return "ipc" if here == there else "nccl"
 
     def label(self, node: int) -> str:
         """A node in words: ``method on Actor(id)``."""

@@ -43,6 +43,7 @@ class Channel:
         readers: the processes that read, in the order of their reading ends.
         values: what one frame carries: one value as it is, several as a tuple, none as an empty frame.
         moved: whether a communicator of the user's carries the tensors in the values; see `Plan.mover`.
+        gpu: what carries tensors on a GPU in the values: "ipc", "nccl", or "" for nothing.
         edge: from which nodes to which it goes, in words.
     """
 
@@ -51,6 +52,7 @@ class Channel:
     readers: tuple[int, ...]
     values: tuple[FromInput | FromNode, ...]
     moved: bool = False
+    gpu: str = ""
     edge: str = field(default="", compare=False)
 
 
@@ -134,6 +136,25 @@ class Move:
 
 
 @dataclass(frozen=True, slots=True)
+class GpuMove:
+    """A channel whose tensors go from GPU to GPU by themselves, as one actor sees it.
+
+    Attributes:
+        channel: the channel.
+        edge: the channel in words.
+        by: "ipc" or "nccl".
+        readers: how many actors read it.
+        reader: which of them this one is; None for the writer.
+    """
+
+    channel: int
+    edge: str
+    by: str
+    readers: int
+    reader: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Membership:
     """A communicator of the user's, and an actor's rank in it."""
 
@@ -152,6 +173,7 @@ class ActorPlan:
         registers: how many registers there are.
         tasks: in order.
         moves: the channels of this actor whose tensors a communicator carries.
+        gpu_moves: the channels of this actor whose tensors go from GPU to GPU, in the order of the plan.
         communicators: those of the graph that have this actor among their ranks, in one order for all actors.
     """
 
@@ -161,6 +183,7 @@ class ActorPlan:
     registers: int
     tasks: tuple[Task, ...]
     moves: tuple[Move, ...] = ()
+    gpu_moves: tuple[GpuMove, ...] = ()
     communicators: tuple[Membership, ...] = ()
 
     def reads(self) -> list[int]:
@@ -241,20 +264,24 @@ def _channels_of(
     graph: Graph, node: Node, first: int, consumers: dict[FromInput | FromNode, set[int]]
 ) -> list[Channel]:
     """The channels of a node's results, numbered from ``first``: those that a communicator carries come last."""
-    groups: dict[tuple[bool, int, tuple[int, ...]], list[FromInput | FromNode]] = {}
+    groups: dict[tuple[bool, str, int, tuple[int, ...]], list[FromInput | FromNode]] = {}
     for index in range(node.returns):
         result = FromNode(node.number, index)
         readers = consumers.get(result, set()) - {node.actor}
         mover = node.mover(index)
         moving = readers - {DRIVER} if mover is not None else set()  # the driver is no rank
-        for moved, some in ((False, readers - moving), (True, moving)):
-            if some:
-                communicator = id(mover.communicator) if moved and mover is not None else 0
-                groups.setdefault((moved, communicator, tuple(sorted(some))), []).append(result)
+        by: dict[tuple[bool, str, int], list[int]] = {}
+        for reader in sorted(readers):
+            moved = reader in moving
+            communicator = id(mover.communicator) if moved and mover is not None else 0
+            gpu = "" if moved or reader == DRIVER else graph.gpu_edge(result, reader)
+            by.setdefault((moved, gpu, communicator), []).append(reader)
+        for (moved, gpu, communicator), some in sorted(by.items()):
+            groups.setdefault((moved, gpu, communicator, tuple(some)), []).append(result)
     ordered = sorted(groups.items(), key=lambda item: item[0][0])
     return [
-        _channel(graph, number, node.actor, readers, values, moved)
-        for number, ((moved, _, readers), values) in enumerate(ordered, first)
+        _channel(graph, number, node.actor, readers, values, moved, gpu)
+        for number, ((moved, gpu, _, readers), values) in enumerate(ordered, first)
     ]
 
 
@@ -265,6 +292,7 @@ def _channel(
     readers: tuple[int, ...],
     values: list[FromInput | FromNode],
     moved: bool = False,
+    gpu: str = "",
 ) -> Channel:
     carried = set(values)
     sources = [graph.label(value.node) for value in values if isinstance(value, FromNode)]
@@ -276,7 +304,7 @@ def _channel(
     if DRIVER in readers:
         targets.append("the driver")
     edge = f"{', '.join(dict.fromkeys(sources)) or 'the driver'} to {', '.join(dict.fromkeys(targets))}"
-    return Channel(number, writer, readers, tuple(values), moved, edge)
+    return Channel(number, writer, readers, tuple(values), moved, gpu, edge)
 
 
 def _input_order(value: FromInput) -> tuple[bool, int, str]:
@@ -361,8 +389,13 @@ def _actor_plan(graph: Graph, channels: tuple[Channel, ...], actor: int) -> Acto
     moves = tuple(
         _move(graph, c, actor) for c in channels if c.moved and (actor == c.writer or actor in c.readers)
     )
+    gpu_moves = tuple(
+        GpuMove(c.number, c.edge, c.gpu, len(c.readers), None if actor == c.writer else c.readers.index(actor))
+        for c in channels
+        if c.gpu and (actor == c.writer or actor in c.readers)
+    )
     members = _memberships(graph, channels, actor)
-    return ActorPlan(actor, name, tuple(constants), next(unused), tuple(tasks), moves, members)
+    return ActorPlan(actor, name, tuple(constants), next(unused), tuple(tasks), moves, gpu_moves, members)
 
 
 def _origin(channel: Channel) -> int:

@@ -34,6 +34,8 @@ class Transport:
 IN_ACTOR = Transport("local", "stays in the actor")
 IN_DRIVER = Transport("local", "stays in the driver")
 HAND_OVER = Transport("hand-over", "handed over within the driver's process")
+GPU_EDGES = {"ipc": "CUDA IPC", "nccl": "NCCL"}
+"""What carries tensors from GPU to GPU, in words."""
 
 
 def ring_transport(slots: int, buffer_size: int, communicator: str = "") -> Transport:
@@ -42,9 +44,11 @@ def ring_transport(slots: int, buffer_size: int, communicator: str = "") -> Tran
     Args:
         slots: how many.
         buffer_size: in bytes.
-        communicator: the user's, by name, if one carries the tensors.
+        communicator: the user's, by name, or one of `GPU_EDGES`, if one carries the tensors.
     """
     ring = f"shared memory ring, {slots} slots, buffers of {human_size(buffer_size)}"
+    if communicator in GPU_EDGES.values():
+        return Transport(communicator, f"tensors on a GPU by {communicator}, the rest by {ring}")
     if communicator:
         return Transport("communicator", f"tensors by {printable(communicator)}, the rest by {ring}")
     return Transport("ring", ring)

@@ -112,15 +112,26 @@ def open_direct(readers: int = 1, slots: int = SLOTS) -> Channel:
 class Mover:
     """Moves tensors within this process: a queue for each reader. One for the writer, and one for each reader."""
 
+    on_gpu = False
+    may_wait = True
+
     def __init__(self, queues: list[deque[Any]]) -> None:
         self.queues = queues
+
+    def announce(self, tensors: Any) -> Any:
+        return len(tensors)
+
+    def withdraw(self) -> None: ...
+
+    def close(self) -> None: ...
 
     def send(self, tensors: Any) -> None:
         for queue in self.queues:
             queue.extend(tensors)
 
-    def receive(self, headers: Any) -> list[Any]:
+    def receive(self, headers: Any, note: Any) -> list[Any]:
         (queue,) = self.queues
+        assert note == len(headers)
         received = [queue.popleft() for _ in headers]
         assert not any(header.mismatch(tensor) for header, tensor in zip(headers, received, strict=True))
         return [tensor.copy() for tensor in received]

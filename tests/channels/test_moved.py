@@ -22,16 +22,35 @@ class Recording:
         self.error = error
         self.moved = []
         self.asked = []
+        self.notes = []
+        self.announced = []
+        self.closed = 0
         self.apart = []
 
+    on_gpu = False
+    may_wait = True
+
+    def announce(self, tensors):
+        assert not self.announced
+        self.announced.append(len(tensors))
+        return f"{len(tensors)} tensors"
+
+    def withdraw(self):
+        self.announced.clear()
+
+    def close(self):
+        self.closed += 1
+
     def send(self, tensors):
+        assert self.announced.pop() == len(tensors)
         assert self.ring.reader.may_read(), "the frame comes first"
         assert self.apart == [LoopState.SENDING]
         self.moved += tensors
         if self.error is not None:
             raise self.error
 
-    def receive(self, headers):
+    def receive(self, headers, note):
+        self.notes.append(note)
         assert self.apart == [LoopState.RECEIVING]
         self.asked += headers
         return [self.moved.pop(0) for _ in headers]

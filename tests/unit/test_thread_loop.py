@@ -52,7 +52,7 @@ class Site:
         ends = Endpoints(self.actor_bell, {into.number: DirectReader(there, 0)}, {out.number: answering})
         self.broken = []
         self.loop = ThreadLoop(
-            self.echo, actor, ends, self.control, [], 0, Turn(), pytest.fail, self.broken.append
+            self.echo, actor, ends, {}, self.control, [], 0, Turn(), pytest.fail, self.broken.append
         )
         self.loop.start()
         self.parking = Parking(self.driver_bell, [], 0)

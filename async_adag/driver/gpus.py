@@ -1,0 +1,136 @@
+"""GPU edges before they are planned: which actor has which GPU, and the links that join two of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from async_adag.actor.gpu_facts import GpuFacts, gpu_of, new_links
+from async_adag.actor.ray_runtime import call_in_actor, own_actor
+from async_adag.driver.deploy import LOOK_AGAIN, Cancelled
+from async_adag.errors import CompileActorDied, GpuUnavailable, GraphError
+from async_adag.graph.model import FromNode, Graph, Node, TensorTransport
+from async_adag.graph.plan import Plan
+
+
+class Inquiry:
+    """Asks actors, all at once, before they are installed.
+
+    Args:
+        graph: the graph.
+        handles: its actors' handles, by actor.
+        timeout: seconds that all questions together may take.
+        cancelled: whether whoever compiles has given up.
+    """
+
+    def __init__(
+        self, graph: Graph, handles: tuple[Any, ...], timeout: float, cancelled: Callable[[], bool]
+    ) -> None:
+        self._graph = graph
+        self._handles = handles
+        self._timeout = timeout
+        self._deadline = time.monotonic() + timeout
+        self._cancelled = cancelled
+
+    def ask(self, function: Callable[..., Any], asked: dict[int, tuple[Any, ...]]) -> dict[int, Any]:
+        """Call ``function(instance, *args)`` in these actors; the answers, by actor.
+
+        Raises:
+            GraphError: an actor is dead, cannot answer, or did not in time; names it.
+            Cancelled: whoever compiles has given up.
+        """
+        answers: dict[int, Any] = {}
+        own = own_actor()
+        refs: dict[Any, int] = {}
+        for actor, args in asked.items():
+            if own is not None and own[0] == self._graph.actors[actor].id:
+                answers[actor] = function(own[1], *args)  # it cannot answer a call while it is busy compiling
+            else:
+                refs[call_in_actor(self._handles[actor], function, *args)] = actor
+        while refs:
+            if self._cancelled():
+                raise Cancelled
+            left = self._deadline - time.monotonic()
+            if left <= 0:
+                names = ", ".join(str(self._graph.actors[actor]) for actor in sorted(refs.values()))
+                raise GraphError(
+                    f"no answer within compile_timeout={self._timeout:g} s from {names}, asked what GPU is there: "
+                    "busy with another call, or not started yet. Compile again when it is free"
+                )
+            for ref in ray.wait(list(refs), timeout=min(left, LOOK_AGAIN))[0]:
+                actor = refs.pop(ref)
+                answers[actor] = self._answer(ref, actor)
+        return answers
+
+    def _answer(self, ref: Any, actor: int) -> Any:
+        name = self._graph.actors[actor]
+        try:
+            return ray.get(ref)
+        except RayActorError as error:
+            raise CompileActorDied(f"{name} is dead, so the graph cannot be compiled") from error
+        except Exception as error:
+            cause = error.cause if isinstance(error, RayTaskError) else error
+            raise GraphError(f"{name} cannot say what GPU it has: {cause}") from error
+
+
+def find_gpus(graph: Graph, inquiry: Inquiry) -> Graph:
+    """The graph with `Graph.gpus`, where any edge may go from GPU to GPU; else the same.
+
+    Raises:
+        GpuUnavailable: an edge asks for accelerator transport, and there is none; names the edge, and says why.
+        GraphError: as `Inquiry.ask`.
+    """
+    edges = [edge for edge in _gpu_edges(graph) if len(edge[2]) > 1 or edge[1].kind == "accelerator"]
+    if not edges:
+        return graph
+    actors = sorted({actor for *_, ends in edges for actor in ends})
+    facts: dict[int, GpuFacts] = inquiry.ask(gpu_of, dict.fromkeys(actors, ()))
+    for node, transport, ends in edges:
+        without = [end for end in ends if not facts[end].identity]
+        if without and transport.kind == "accelerator":
+            reason = f"{graph.actors[without[0]]} has no GPU to use ({facts[without[0]].reason})"
+            raise unavailable(graph, node, "accelerator transport", reason)
+    return replace(graph, gpus=tuple(facts[n].identity if n in facts else "" for n in range(len(graph.actors))))
+
+
+def make_links(plan: Plan, inquiry: Inquiry) -> dict[int, tuple[Any, ...]]:
+    """The links of a plan's channels between two GPUs, by channel, one to each reader.
+
+    Raises:
+        GraphError: as `Inquiry.ask`.
+    """
+    channels = [channel for channel in plan.channels if channel.gpu == "nccl"]
+    wanted: dict[int, int] = {}
+    for channel in channels:
+        wanted[channel.writer] = wanted.get(channel.writer, 0) + len(channel.readers)
+    made = inquiry.ask(new_links, {actor: (count,) for actor, count in wanted.items()})
+    return {channel.number: tuple(made[channel.writer].pop() for _ in channel.readers) for channel in channels}
+
+
+def unavailable(graph: Graph, node: Node, asks: str, reason: str = "") -> GpuUnavailable:
+    """What is raised for an edge out of ``node`` that cannot be had."""
+    because = f"; {reason}" if reason else ""
+    return GpuUnavailable(
+        f"the edge out of {graph.label(node.number)} asks for {asks}, which needs the GPU stack{because}: install "
+        "async-adag[gpu] where the actors run, on a machine with a GPU, and give them one (num_gpus), or compile "
+        "with device='cpu'"
+    )
+
+
+def _gpu_edges(graph: Graph) -> Iterator[tuple[Node, TensorTransport, tuple[int, ...]]]:
+    """Results that may go from GPU to GPU: the node, what was asked for, its actor and those that read it."""
+    readers: dict[FromNode, set[int]] = {}
+    for node in graph.nodes:
+        for source in node.sources():
+            if isinstance(source, FromNode):
+                readers.setdefault(source, set()).add(node.actor)
+    for node in graph.nodes:
+        for index, transport in enumerate(node.transports):
+            if transport is not None and transport.may_use_gpu():
+                others = sorted(readers.get(FromNode(node.number, index), set()) - {node.actor})
+                yield node, transport, (node.actor, *others)
