@@ -61,13 +61,14 @@ def _runtime() -> Any:
         DeviceError: cupy is not here, or not whole.
     """
     try:
-        from cupy.cuda import runtime
+        import cupy
     except ModuleNotFoundError as error:
         if error.name != "cupy":
             raise DeviceError(f"cupy cannot be imported: {error}") from error
         raise DeviceError(f"cupy is not installed: {_EXTRAS}") from error
     except ImportError as error:
         raise DeviceError(f"cupy cannot be imported: {error}") from error
+    runtime: Any = cupy.cuda.runtime
     if runtime.is_hip:
         raise DeviceError(f"cupy here is built for ROCm, and GPU edges need CUDA: {_EXTRAS}")
     return runtime
