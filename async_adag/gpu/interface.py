@@ -9,6 +9,7 @@ recorded behind that work has fired, on the device and not just on the stream of
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
 
@@ -197,6 +198,9 @@ class Link(Protocol):
         Raises:
             DeviceError: they cannot meet.
         """
+
+    def group(self) -> AbstractContextManager[None]:
+        """What is issued within goes together, in one piece of work; nothing else is to be issued within."""
 
     def send(self, span: Span, stream: Stream) -> None:
         """Issue sending this memory; it is not to change until the device has done so.

@@ -1,0 +1,153 @@
+"""A reader's end of an edge between processes on one GPU. How it works is told in `ipc`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from async_adag.gpu.acks import CLOSED, HELD, Acks
+from async_adag.gpu.arrivals import Arrival, Arrivals
+from async_adag.gpu.buffers import Buffer, Buffers, lay_out, spans_in, wait_until
+from async_adag.gpu.interface import Device, DeviceError, Event, Mapping, Span, Stream
+from async_adag.gpu.ipc import Note, leases_for
+
+
+class _Lease:
+    """A slot that somebody here refers to, and the stream where it is used."""
+
+    __slots__ = ("generation", "slot", "stream")
+
+    def __init__(self, slot: int, generation: int, stream: Stream) -> None:
+        self.slot = slot
+        self.generation = generation
+        self.stream = stream
+
+
+class _Copy:
+    """A copy that somebody here refers to, and the stream where it is used."""
+
+    __slots__ = ("buffer", "stream")
+
+    def __init__(self, buffer: Buffer, stream: Stream) -> None:
+        self.buffer = buffer
+        self.stream = stream
+
+
+class IpcReceiver:
+    """A reader's end: a `transfer.Receiver`."""
+
+    def __init__(
+        self, device: Device, page: Any, reader: int, slots: int, readers: int = 1, *, linger: float = 5.0
+    ) -> None:
+        """Begin an edge.
+
+        Args:
+            device: where it is.
+            page: as the writer has it.
+            reader: which of the readers this is, from 0.
+            slots: as many as the writer was told.
+            readers: as many as the writer was told.
+            linger: how long to wait for the device when all is closed, in seconds.
+        """
+        self._device = device
+        self._page = Acks(page, reader, slots)
+        self._limit = leases_for(slots, readers)
+        self._linger = linger
+        self._stream = device.stream()
+        self._copied = device.event()
+        self._buffers = Buffers(device, backlog=slots)
+        self._mappings: dict[int, Mapping] = {}
+        self._ready: dict[int, Event] = {}
+        self._acks: dict[int, Event] = {}
+        self._leases = 0
+        self._arrivals: Arrivals[_Lease | _Copy] = Arrivals(self._gone, self._finish)
+        self._closed = False
+
+    def receive(self, note: Note, sizes: Sequence[int], stream: Stream) -> list[Arrival]:
+        """As `transfer.Receiver.receive`: where the writer has put it, unless too much is kept already."""
+        if self._closed:
+            raise DeviceError("this edge was closed")
+        self._arrivals.collect()
+        slot, generation, handle, news, places = note
+        for number, allocation in news:
+            if number not in self._mappings:
+                self._mappings[number] = self._device.open(allocation)
+        if handle and slot not in self._ready:
+            self._ready[slot] = self._device.open_event(handle)
+        spans = []
+        for (number, offset), size in zip(places, sizes, strict=True):
+            whole = self._mappings[number].span
+            if not 0 <= offset <= whole.nbytes - size:
+                raise DeviceError(f"{size} bytes at {offset} are not in an allocation of {whole.nbytes}")
+            spans.append(Span(whole.address + offset, size))
+        if self._leases < self._limit:
+            stream.wait(self._ready[slot])
+            self._leases += 1
+            return self._arrivals.hand_out(_Lease(slot, generation, stream), spans)
+        return self._copy(slot, generation, spans, stream)
+
+    def _copy(self, slot: int, generation: int, spans: list[Span], stream: Stream) -> list[Arrival]:
+        """Have it copied into memory of ours, so that the writer may have its slot back."""
+        sizes = [span.nbytes for span in spans]
+        offsets, total = lay_out(sizes)
+        buffer = self._buffers.take(total, self._stream)
+        self._stream.wait(self._ready[slot])
+        copies = spans_in(buffer.memory.span, offsets, sizes)
+        for target, source in zip(copies, spans, strict=True):
+            self._device.copy(target, source, self._stream)
+        self._stream.record(self._copied)
+        stream.wait(self._copied)
+        self._ack(slot, generation, self._stream)
+        return self._arrivals.hand_out(_Copy(buffer, stream), copies)
+
+    def _gone(self, kept: _Lease | _Copy) -> None:
+        try:
+            if isinstance(kept, _Copy):
+                self._buffers.give_back(kept.buffer, kept.stream)
+            else:
+                self._leases -= 1
+                self._ack(kept.slot, kept.generation, kept.stream)
+        except DeviceError:
+            if not self._closed:
+                raise
+            # Whoever drops a result of a graph that is long closed, on a device that has failed, need not know.
+
+    def _ack(self, slot: int, generation: int, stream: Stream) -> None:
+        """Tell the writer that it may fill a slot behind what is issued to ``stream`` so far."""
+        event = self._acks.get(slot)
+        if event is None:
+            event = self._acks[slot] = self._device.event(shared=True)
+            self._page.set_event(slot, event.export())
+        self._record_ack(stream, event)
+        self._page.set_done_with(slot, generation)
+
+    def _record_ack(self, stream: Stream, event: Event) -> None:
+        stream.record(event)
+
+    def close(self) -> None:
+        """As `transfer.Receiver.close`: mappings go with the last that somebody refers to."""
+        if self._closed:
+            return
+        self._arrivals.collect()
+        self._closed = True
+        if self._arrivals.outstanding:
+            self._page.state = HELD
+        self._arrivals.close()
+
+    def _finish(self) -> None:
+        """Nobody refers to anything: unmap, once the device is done with it, and tell the writer."""
+        self._device.enter()
+        try:
+            done = wait_until(lambda: all(event.query() for event in self._acks.values()), self._linger)
+            done = self._buffers.close(self._linger) and done
+        except DeviceError:
+            done = True  # nothing that was issued goes on
+        if not done:
+            return  # still in use, so it stays mapped; the writer waits no longer than it lingers
+        for event in (*self._acks.values(), *self._ready.values(), self._copied):
+            event.close()
+        for mapping in self._mappings.values():
+            mapping.close()
+        self._stream.close()
+        self._page.state = CLOSED
+        self._page.close()

@@ -1,0 +1,216 @@
+"""Tensors over links: NCCL between GPUs, or whatever else implements `interface.Link`.
+
+The writer has a link and a stream of its own to each reader, so that a slow one holds up no other, and each reader
+one link and a stream to receive on. What is sent on a link is received in the same order.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from async_adag.gpu.arrivals import Arrival, Arrivals
+from async_adag.gpu.buffers import Buffer, Buffers, Events, lay_out, spans_in
+from async_adag.gpu.held import Held
+from async_adag.gpu.interface import Device, DeviceError, Event, Link, Span, Stream
+
+
+class _Checked:
+    """Looks after links: each is asked whether it has failed, but not more often than makes sense."""
+
+    EVERY = 0.005
+    """In seconds."""
+
+    def __init__(self, links: Iterable[Link]) -> None:
+        self._links = list(links)
+        self._next = 0.0
+
+    def check(self) -> None:
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + self.EVERY
+            for link in self._links:
+                link.check()
+
+    def has_failed(self) -> bool:
+        try:
+            for link in self._links:
+                link.check()
+        except DeviceError:
+            return True
+        return False
+
+    def destroy(self) -> None:
+        for link in self._links:
+            link.destroy()
+
+
+class LinkSender:
+    """The writer's end: a `transfer.Sender`."""
+
+    def __init__(self, device: Device, links: Sequence[Link], *, linger: float = 5.0) -> None:
+        """Begin an edge.
+
+        Args:
+            device: where it is.
+            links: one to each reader, in which this is rank 0; initialized.
+            linger: how long `close` waits for the device, in seconds.
+        """
+        self._links = list(links)
+        self._checked = _Checked(self._links)
+        self._linger = linger
+        self._streams = [device.stream() for _ in self._links]
+        self._produced = device.event()
+        self._events = Events(device)
+        self._held = Held(self._events)
+        self._pending: tuple[list[Span], list[Any]] | None = None
+        self._generation = 0
+        self._closed = False
+
+    def announce(self, spans: Sequence[Span], owners: Sequence[Any], stream: Stream) -> int:
+        """As `transfer.Sender.announce`."""
+        if self._closed:
+            raise DeviceError("this edge was closed")
+        self._checked.check()
+        self._held.release()
+        stream.record(self._produced)
+        self._pending = list(spans), list(owners)
+        self._generation += 1
+        return self._generation
+
+    def withdraw(self) -> None:
+        """As `transfer.Sender.withdraw`."""
+        self._pending = None
+
+    def send(self) -> None:
+        """As `transfer.Sender.send`."""
+        if self._closed:
+            raise DeviceError("this edge was closed")
+        if self._pending is None:
+            return
+        spans, owners = self._pending
+        self._pending = None
+        sent: list[Event] = []
+        try:
+            for link, stream in zip(self._links, self._streams, strict=True):
+                stream.wait(self._produced)
+                try:
+                    with link.group():
+                        for span in spans:
+                            link.send(span, stream)
+                finally:
+                    # Also where it failed half way: what was issued reads the memory all the same.
+                    event = self._events.take()
+                    stream.record(event)
+                    sent.append(event)
+        finally:
+            self._hold(sent, owners)
+
+    def _hold(self, sent: list[Event], owners: list[Any]) -> None:
+        self._held.add(sent, owners)
+
+    def close(self) -> None:
+        """As `transfer.Sender.close`; the links are destroyed too."""
+        if self._closed:
+            return
+        self._closed = True
+        self._pending = None
+        if not self._checked.has_failed():
+            self._held.close(self._linger)
+        self._checked.destroy()  # what is still under way ends now
+        self._held.close(self._linger)
+        for stream in self._streams:
+            stream.close()
+        self._produced.close()
+        self._events.close()
+
+
+class _Kept:
+    """A buffer that somebody refers to, and the stream where it is used."""
+
+    __slots__ = ("buffer", "stream")
+
+    def __init__(self, buffer: Buffer, stream: Stream) -> None:
+        self.buffer = buffer
+        self.stream = stream
+
+
+class LinkReceiver:
+    """A reader's end: a `transfer.Receiver`."""
+
+    def __init__(self, device: Device, link: Link, *, backlog: int = 16, linger: float = 5.0) -> None:
+        """Begin an edge.
+
+        Args:
+            device: where it is.
+            link: from the writer, in which this is rank 1; initialized.
+            backlog: up to how many buffers of a size may wait for the device to be done with them, before
+                receiving waits for it too.
+            linger: how long `close` waits for the device, in seconds.
+        """
+        self._device = device
+        self._link = link
+        self._checked = _Checked([link])
+        self._linger = linger
+        self._stream = device.stream()
+        self._received = device.event()
+        self._buffers = self._make_buffers(device, backlog)
+        self._arrivals: Arrivals[_Kept] = Arrivals(self._gone, self._finish)
+        self._generation = 0
+        self._stranded: list[Buffer] = []
+        self._closed = False
+
+    @staticmethod
+    def _make_buffers(device: Device, backlog: int) -> Buffers:
+        return Buffers(device, backlog)
+
+    def receive(self, note: int, sizes: Sequence[int], stream: Stream) -> list[Arrival]:
+        """As `transfer.Receiver.receive`."""
+        if self._closed:
+            raise DeviceError("this edge was closed")
+        if note <= self._generation:
+            raise DeviceError(f"what was announced as number {note} came behind number {self._generation}")
+        self._generation = note
+        self._checked.check()
+        self._arrivals.collect()
+        offsets, total = lay_out(sizes)
+        buffer = self._buffers.take(total, self._stream)
+        spans = spans_in(buffer.memory.span, offsets, sizes)
+        try:
+            with self._link.group():
+                for span in spans:
+                    self._link.receive(span, self._stream)
+        except BaseException:
+            self._stranded.append(buffer)  # some of it may be under way, into this
+            raise
+        self._stream.record(self._received)
+        stream.wait(self._received)
+        return self._arrivals.hand_out(_Kept(buffer, stream), spans)
+
+    def _gone(self, kept: _Kept) -> None:
+        try:
+            self._buffers.give_back(kept.buffer, kept.stream)
+        except DeviceError:
+            if not self._closed:
+                raise
+            # Whoever drops a result of a graph that is long closed, on a device that has failed, need not know.
+
+    def close(self) -> None:
+        """As `transfer.Receiver.close`; the link is destroyed too, and what is still to come never does."""
+        if self._closed:
+            return
+        self._checked.destroy()
+        self._arrivals.collect()
+        self._closed = True
+        self._arrivals.close()
+
+    def _finish(self) -> None:
+        """Nobody refers to anything: give the memory back once the device is done with it."""
+        self._device.enter()
+        try:
+            self._buffers.close(self._linger)
+        except DeviceError:
+            return  # the device has failed, and its memory is gone with it
+        self._received.close()
+        self._stream.close()
