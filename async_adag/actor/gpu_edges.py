@@ -6,131 +6,181 @@ Loaded only by an actor whose share has such an edge.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
-from async_adag.actor.moved import Mover
+from async_adag.actor.moved import Movers
 from async_adag.channels.memory import Mapping
 from async_adag.channels.tensors import Header
-from async_adag.gpu.arrays import current_stream, span_of, wrap
-from async_adag.gpu.cuda import find_device
-from async_adag.gpu.interface import Device, DeviceError, Link, Stream
-from async_adag.gpu.ipc import IpcReceiver, IpcSender
-from async_adag.gpu.linked import LinkReceiver, LinkSender
-from async_adag.gpu.transfer import Receiver, Sender
+from async_adag.gpu.arrays import current_stream, library_of, span_of, wrap
+from async_adag.gpu.cuda import CudaDevice, find_device
+from async_adag.gpu.interface import DeviceError, Export, Link, Span, Stream
+from async_adag.gpu.ipc import slots_for
+from async_adag.gpu.ipc_receiver import IpcReceiver
+from async_adag.gpu.ipc_sender import IpcSender
+from async_adag.gpu.links import LinkReceiver, LinkSender
+from async_adag.gpu.pool import ExportablePool
 from async_adag.graph.plan import GpuMove
 from async_adag.protocol.frame import ChannelError
 
+_lingering: list[_Outgoing] = []
+"""Ends that were closed while readers still held what came from them; they are closed again later."""
 
-class ByDevice:
-    """One end of an edge from GPU to GPU as a mover. It never waits for the other end, nor for the device."""
 
-    on_gpu = True
-    may_wait = False
+class _Gate:
+    """The device, as the thread of the loop enters it: at its first use, and for as long as the thread lives."""
 
-    def __init__(self, edge: str, device: Device, end: Sender | Receiver) -> None:
-        self._edge = edge
-        self._device = device
-        self._end: Any = end
-        self._has_entered = False
+    def __init__(self, device: CudaDevice, pool: ExportablePool | None = None) -> None:
+        self.device = device
+        self._pool = pool
+        self._entered = False
 
-    def announce(self, tensors: Sequence[Any]) -> Any:
-        """See `moved.Mover`."""
-        packages = {"torch" if hasattr(tensor, "is_cuda") else "cupy" for tensor in tensors}
-        try:
-            stream, *others = self._streams(packages)
-            for other in others:
-                self._join(stream, other)
-            return self._end.announce([span_of(tensor) for tensor in tensors], tensors, stream)
-        except DeviceError as error:
-            raise self._broken(error) from error
+    def streams(self, packages: set[str]) -> list[Stream]:
+        """The current streams of these packages; each once."""
+        if not self._entered:
+            self._entered = True
+            self.device.enter()
+            if self._pool is not None:
+                ExitStack().enter_context(self._pool.using())  # what the methods make can be handed over as it is
+        handles = {current_stream(package, self.device.ordinal) for package in packages}
+        return [self.device.adopt(handle) for handle in sorted(handles)]
 
-    def withdraw(self) -> None:
-        """See `moved.Mover`."""
-        self._end.withdraw()
-
-    def send(self, tensors: Sequence[Any]) -> None:  # noqa: ARG002
-        """See `moved.Mover`."""
-        try:
-            self._end.send()
-        except DeviceError as error:
-            raise self._broken(error) from error
-
-    def receive(self, headers: Sequence[Header], note: Any) -> list[Any]:
-        """See `moved.Mover`."""
-        try:
-            sizes = [header.nbytes() for header in headers]
-            stream, *others = self._streams({header.package for header in headers})
-            arrived = self._end.receive(note, sizes, stream)
-            for other in others:
-                self._join(other, stream)
-            return [
-                wrap(memory, header.package, header.dtype, header.shape)
-                for memory, header in zip(arrived, headers, strict=True)
-            ]
-        except (DeviceError, ImportError) as error:
-            raise self._broken(error) from error
-
-    def close(self) -> None:
-        """See `moved.Mover`."""
-        self._end.close()
-
-    def _streams(self, packages: set[str]) -> list[Stream]:
-        """The current streams of these packages; one of each."""
-        if not self._has_entered:
-            self._device.enter()
-            self._has_entered = True
-        streams = [current_stream(package, self._device) for package in sorted(packages)]
-        return list({stream.handle: stream for stream in streams}.values())
-
-    def _join(self, later: Stream, earlier: Stream) -> None:
+    def join(self, later: Stream, earlier: Stream) -> None:
         """Have ``later`` wait for what was issued to ``earlier``."""
-        event = self._device.event()
+        event = self.device.event()
         earlier.record(event)
         later.wait(event)
         event.close()
 
-    def _broken(self, error: Exception) -> ChannelError:
-        return ChannelError(f"the edge from {self._edge}: {error}")
+
+class _Outgoing:
+    """The writer's end of an edge, as a mover. It never waits for the other ends, nor for the device."""
+
+    on_gpu = True
+    may_wait = False
+
+    def __init__(
+        self, edge: str, gate: _Gate, sender: IpcSender | LinkSender, pool: ExportablePool | None = None
+    ) -> None:
+        self._edge = edge
+        self._gate = gate
+        self._sender = sender
+        self._pool = pool
+
+    def announce(self, tensors: Sequence[Any]) -> Any:
+        """See `moved.Sender`."""
+        try:
+            stream, *others = self._gate.streams({library_of(tensor) for tensor in tensors})
+            for other in others:
+                self._gate.join(stream, other)
+            return self._sender.announce([span_of(tensor) for tensor in tensors], tensors, stream)
+        except DeviceError as error:
+            raise _broken(self._edge, error) from error
+
+    def withdraw(self) -> None:
+        """See `moved.Sender`."""
+        self._sender.withdraw()
+
+    def send(self, tensors: Sequence[Any]) -> None:  # noqa: ARG002 - those that were announced
+        """See `moved.Sender`."""
+        try:
+            self._sender.send()
+        except DeviceError as error:
+            raise _broken(self._edge, error) from error
+
+    def close(self) -> None:
+        """See `moved.Sender`."""
+        self._sender.close()
+        if isinstance(self._sender, IpcSender) and not self._sender.is_free:
+            _lingering.append(self)
+        elif self._pool is not None:
+            self._pool.close()
 
 
-def gpu_movers(
-    moves: tuple[GpuMove, ...], pages: dict[int, Mapping], links: dict[int, tuple[Link, ...]], slots: int
-) -> dict[int, Mover]:
-    """The movers of an actor's ends of such edges, by channel.
+class _Incoming:
+    """A reader's end of an edge, as a mover. It never waits for the other end, nor for the device."""
+
+    may_wait = False
+
+    def __init__(self, edge: str, gate: _Gate, receiver: IpcReceiver | LinkReceiver) -> None:
+        self._edge = edge
+        self._gate = gate
+        self._receiver = receiver
+
+    def receive(self, headers: Sequence[Header], note: Any) -> list[Any]:
+        """See `moved.Receiver`."""
+        try:
+            sizes = [header.nbytes() for header in headers]
+            stream, *others = self._gate.streams({header.package for header in headers})
+            arrived = self._receiver.receive(note, sizes, stream)
+            for other in others:
+                self._gate.join(other, stream)
+            return [
+                wrap(memory, header.package, header.dtype, header.shape, self._gate.device.ordinal)
+                for memory, header in zip(arrived, headers, strict=True)
+            ]
+        except (DeviceError, ImportError, ValueError) as error:
+            raise _broken(self._edge, error) from error
+
+    def close(self) -> None:
+        """See `moved.Receiver`."""
+        self._receiver.close()
+
+
+def make_gpu_movers(
+    movers: Movers,
+    moves: tuple[GpuMove, ...],
+    pages: dict[int, Mapping],
+    links: dict[int, tuple[Link, ...]],
+    slots: dict[int, int],
+) -> None:
+    """Add the movers of an actor's ends of such edges.
 
     Args:
+        movers: what they are added to.
         moves: the edges.
         pages: those of hand-overs within the GPU, by channel.
         links: of the others, by channel, in the order of the readers; initialized. A reader has its own alone.
-        slots: how many executions may be in flight.
+        slots: of the channels' rings, by channel.
 
     Raises:
         DeviceError: there is no device here.
     """
     device = find_device()
-    movers: dict[int, Mover] = {}
-    try:
-        for move in moves:
-            movers[move.channel] = ByDevice(move.edge, device, _end(move, device, pages, links, slots))
-    except BaseException:
-        for mover in movers.values():
-            mover.close()
-        raise
-    return movers
-
-
-def _end(
-    move: GpuMove,
-    device: Device,
-    pages: dict[int, Mapping],
-    links: dict[int, tuple[Link, ...]],
-    slots: int,
-) -> Sender | Receiver:
-    if move.by == "ipc":
-        page = pages[move.channel].view
+    for end in [_lingering.pop() for _ in range(len(_lingering))]:
+        end.close()
+    for move in moves:
+        number, ring = move.channel, slots[move.channel]
+        page = pages[number].view if number in pages else None
         if move.reader is None:
-            return IpcSender(device, page, move.readers, slots)
-        return IpcReceiver(device, page, move.reader, slots)
-    if move.reader is None:
-        return LinkSender(device, links[move.channel])
-    return LinkReceiver(device, links[move.channel][0])
+            movers.senders[number] = _outgoing(move, device, page, links.get(number, ()), ring)
+        else:
+            movers.receivers[number] = _incoming(move, device, page, links.get(number, ()), ring)
+
+
+def _outgoing(
+    move: GpuMove, device: CudaDevice, page: memoryview | None, links: tuple[Link, ...], ring: int
+) -> _Outgoing:
+    if page is None:
+        return _Outgoing(move.edge, _Gate(device), LinkSender(device, links))
+    pool = ExportablePool(device)
+
+    def find(span: Span) -> Export | None:
+        return None if pool.allocations.find(span) is None else device.export(span)
+
+    sender = IpcSender(device, page, move.readers, slots_for(ring, move.readers), find)
+    return _Outgoing(move.edge, _Gate(device, pool), sender, pool)
+
+
+def _incoming(
+    move: GpuMove, device: CudaDevice, page: memoryview | None, links: tuple[Link, ...], ring: int
+) -> _Incoming:
+    if page is None:
+        return _Incoming(move.edge, _Gate(device), LinkReceiver(device, links[0], backlog=ring))
+    assert move.reader is not None
+    slots = slots_for(ring, move.readers)
+    return _Incoming(move.edge, _Gate(device), IpcReceiver(device, page, move.reader, slots, move.readers))
+
+
+def _broken(edge: str, error: Exception) -> ChannelError:
+    return ChannelError(f"the edge from {edge}: {error}")

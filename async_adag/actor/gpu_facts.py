@@ -32,4 +32,4 @@ def new_links(instance: object, count: int) -> list[object]:  # noqa: ARG001 - t
     """Run in the actor that is to send: so many links, not initialized."""
     from async_adag.gpu.nccl import NcclLink
 
-    return [NcclLink.create() for _ in range(count)]
+    return [NcclLink(NcclLink.new_id()) for _ in range(count)]

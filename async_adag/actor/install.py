@@ -15,7 +15,7 @@ from async_adag.actor.async_loop import AsyncLoop
 from async_adag.actor.communicators import Communicators
 from async_adag.actor.control import Control, control_size
 from async_adag.actor.loop import ThreadLoop
-from async_adag.actor.moved import ByCommunicator, Mover
+from async_adag.actor.moved import ByCommunicator, Movers
 from async_adag.actor.ray_runtime import actor_event_loop, end_actor
 from async_adag.actor.turn import Turn
 from async_adag.actor.wiring import Endpoints, Wiring, connect_ends
@@ -180,7 +180,7 @@ def _start_loop(
 ) -> asyncio.AbstractEventLoop | None:
     """Start the loop that fits the actor: a thread, or a task on the actor's event loop."""
     communicators = Communicators(share.plan.communicators + _memberships(share))
-    movers: dict[int, Mover] = {}
+    movers = Movers()
 
     def end(broken: str) -> None:
         communicators.unwatch()
@@ -204,7 +204,7 @@ def _start_loop(
                 "between synchronous actors only; make its methods synchronous, or compile with device='cpu'"
             )
         communicators.start(sentinels)
-        movers = _movers(share, ends)
+        _make_movers(movers, share, ends)
         running: ThreadLoop | AsyncLoop
         if loop is None:
             running = ThreadLoop(
@@ -215,8 +215,7 @@ def _start_loop(
         running.start()
     except BaseException:
         communicators.close()
-        for mover in movers.values():
-            mover.close()
+        movers.close()
         ends.close()
         raise
     return loop
@@ -231,14 +230,18 @@ def _memberships(share: Share) -> tuple[Membership, ...]:
     )
 
 
-def _movers(share: Share, ends: Endpoints) -> dict[int, Mover]:
-    plan = share.plan
-    movers: dict[int, Mover] = {move.channel: ByCommunicator(move) for move in plan.moves}
-    if plan.gpu_moves:
-        from async_adag.actor.gpu_edges import gpu_movers  # whoever has no such edge need not have cupy
+def _make_movers(movers: Movers, share: Share, ends: Endpoints) -> None:
+    for move in share.plan.moves:
+        mover = ByCommunicator(move)
+        if move.channel in ends.writers:
+            movers.senders[move.channel] = mover
+        else:
+            movers.receivers[move.channel] = mover
+    if share.plan.gpu_moves:
+        from async_adag.actor.gpu_edges import make_gpu_movers  # whoever has no such edge need not have cupy
 
-        movers |= gpu_movers(plan.gpu_moves, ends.pages, share.links, share.limit)
-    return movers
+        slots = {number: spec.slots for number, spec in share.specs.items()}
+        make_gpu_movers(movers, share.plan.gpu_moves, ends.pages, share.links, slots)
 
 
 class _Goodbye:

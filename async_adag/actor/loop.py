@@ -12,7 +12,7 @@ from typing import Any
 from async_adag.actor.calls import Call, ChannelFailed, calls_of, first_registers, unpack
 from async_adag.actor.children import Origin, end_child
 from async_adag.actor.control import Control, LoopState
-from async_adag.actor.moved import Mover, move_tensors
+from async_adag.actor.moved import Movers, move_tensors
 from async_adag.actor.turn import Turn, always, never
 from async_adag.actor.wiring import Endpoints
 from async_adag.channels.codec import Encoded
@@ -41,7 +41,7 @@ class ThreadLoop:
         instance: the actor.
         plan: its share.
         ends: its channel ends; the loop closes them.
-        movers: what moves the tensors of some channels, by channel; they become those ends' own.
+        movers: what moves the tensors of some channels; become those ends' own.
         control: its control page.
         sentinels: descriptors that become readable when the driver is gone.
         spin_ns: how long a wait spins before it parks.
@@ -55,7 +55,7 @@ class ThreadLoop:
         instance: object,
         plan: ActorPlan,
         ends: Endpoints,
-        movers: dict[int, Mover],
+        movers: Movers,
         control: Control,
         sentinels: list[int],
         spin_ns: int,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from async_adag.actor.control import LoopState
@@ -23,12 +24,12 @@ Apart = Callable[[LoopState], AbstractContextManager[Any]]
 """What the loop does around a mover's work, during which it may wait for other actors."""
 
 
-class Mover(Protocol):
-    """Moves the tensors of one edge, from either of its ends.
+class Sender(Protocol):
+    """Moves the tensors of one edge, at its writer.
 
     Attributes:
         on_gpu: whether it moves only tensors that are on a GPU.
-        may_wait: whether `send` and `receive` may wait for the other end.
+        may_wait: whether `send` may wait for the readers.
     """
 
     on_gpu: bool
@@ -54,6 +55,19 @@ class Mover(Protocol):
             ChannelError: the edge cannot go on.
         """
 
+    def close(self) -> None:
+        """Let go of what belongs to the edge; again is harmless."""
+
+
+class Receiver(Protocol):
+    """Moves the tensors of one edge, at one of its readers.
+
+    Attributes:
+        may_wait: whether `receive` may wait for the writer.
+    """
+
+    may_wait: bool
+
     def receive(self, headers: Sequence[Header], note: Any) -> list[Any]:
         """Receive what the writer sends; the headers describe it, none of it empty, and ``note`` is what it said.
 
@@ -65,8 +79,23 @@ class Mover(Protocol):
         """Let go of what belongs to the edge; again is harmless."""
 
 
+@dataclass(slots=True)
+class Movers:
+    """What moves the tensors of an actor's channels, by channel."""
+
+    senders: dict[int, Sender] = field(default_factory=dict)
+    receivers: dict[int, Receiver] = field(default_factory=dict)
+
+    def close(self) -> None:
+        """Close each."""
+        for receiver in self.receivers.values():
+            receiver.close()
+        for sender in self.senders.values():
+            sender.close()
+
+
 class ByCommunicator:
-    """A communicator of the user's as a mover."""
+    """A communicator of the user's as a mover, at either end."""
 
     on_gpu = False
     may_wait = True
@@ -77,16 +106,16 @@ class ByCommunicator:
         self._edge = move.edge
 
     def announce(self, tensors: Sequence[Any]) -> Any:
-        """See `Mover`: the headers say it all."""
+        """See `Sender`: the headers say it all."""
 
     def withdraw(self) -> None:
-        """See `Mover`."""
+        """See `Sender`."""
 
     def close(self) -> None:
-        """See `Mover`: the communicator is the actor's, and may carry other edges."""
+        """See `Sender`: the communicator is the actor's, and may carry other edges."""
 
     def send(self, tensors: Sequence[Any]) -> None:
-        """See `Mover`."""
+        """See `Sender`."""
         for peer in self._peers:
             for tensor in tensors:
                 try:
@@ -95,7 +124,7 @@ class ByCommunicator:
                     raise self._broken("send", error) from error
 
     def receive(self, headers: Sequence[Header], note: Any) -> list[Any]:  # noqa: ARG002
-        """See `Mover`."""
+        """See `Receiver`."""
         return [self._receive(header, *self._peers) for header in headers]
 
     def _receive(self, header: Header, peer: int) -> Any:
@@ -123,7 +152,7 @@ class _Laden(NamedTuple):
 class MovedWriter:
     """The writing end: see `interface.Writer`. Owns the channel's."""
 
-    def __init__(self, writer: Writer, mover: Mover, apart: Apart) -> None:
+    def __init__(self, writer: Writer, mover: Sender, apart: Apart) -> None:
         self._writer = writer
         self._mover = mover
         self._apart = apart
@@ -194,7 +223,7 @@ class MovedWriter:
 class MovedReader:
     """A reading end: see `interface.Reader`. Owns the channel's."""
 
-    def __init__(self, reader: Reader, mover: Mover, edge: str, apart: Apart) -> None:
+    def __init__(self, reader: Reader, mover: Receiver, edge: str, apart: Apart) -> None:
         self._reader = reader
         self._mover = mover
         self._edge = edge
@@ -255,17 +284,16 @@ class MovedReader:
         self._reader.leave_to_parent()
 
 
-def move_tensors(movers: dict[int, Mover], ends: Endpoints, apart: Apart) -> None:
+def move_tensors(movers: Movers, ends: Endpoints, apart: Apart) -> None:
     """Put movers around the ends of these channels.
 
     Args:
-        movers: by channel.
+        movers: what moves their tensors.
         ends: the ends of the actor's channels; from here on they own the movers.
         apart: what the loop does around a mover's work.
     """
-    for channel, mover in movers.items():
-        if channel in ends.writers:
-            ends.writers[channel] = MovedWriter(ends.writers[channel], mover, apart)
-        else:
-            edge = f"the edge from {ends.edges.get(channel, '')}"
-            ends.readers[channel] = MovedReader(ends.readers[channel], mover, edge, apart)
+    for channel, sender in movers.senders.items():
+        ends.writers[channel] = MovedWriter(ends.writers[channel], sender, apart)
+    for channel, receiver in movers.receivers.items():
+        edge = f"the edge from {ends.edges.get(channel, '')}"
+        ends.readers[channel] = MovedReader(ends.readers[channel], receiver, edge, apart)

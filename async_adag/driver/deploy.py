@@ -40,6 +40,7 @@ from async_adag.channels.ring import RingSpec, create_ring
 from async_adag.driver.supervision import Supervision
 from async_adag.errors import CompileActorDied, GraphError
 from async_adag.gpu.acks import acks_size
+from async_adag.gpu.ipc import slots_for
 from async_adag.graph.plan import DRIVER, ActorPlan, Plan
 from async_adag.observe.picture import GPU_EDGES, HAND_OVER, Transport, ring_transport
 from async_adag.options import Options
@@ -527,5 +528,6 @@ def _make(made: _Made, plan: Plan, specs: dict[int, RingSpec]) -> None:
         made.rings[number] = create_ring(spec)
     for channel in plan.channels:
         if channel.gpu == "ipc":
-            size = acks_size(specs[channel.number].slots, len(channel.readers))
+            readers = len(channel.readers)
+            size = acks_size(slots_for(specs[channel.number].slots, readers), readers)
             made.pages[channel.number] = create_file("async-adag-page", size)

@@ -85,16 +85,17 @@ def find_gpus(graph: Graph, inquiry: Inquiry) -> Graph:
         GpuUnavailable: an edge asks for accelerator transport, and there is none; names the edge, and says why.
         GraphError: as `Inquiry.ask`.
     """
-    edges = [edge for edge in _gpu_edges(graph) if len(edge[2]) > 1 or edge[1].kind == "accelerator"]
+    edges = [edge for edge in _gpu_edges(graph) if len(edge[2]) > 1 or edge[1].needs_gpu()]
     if not edges:
         return graph
     actors = sorted({actor for *_, ends in edges for actor in ends})
     facts: dict[int, GpuFacts] = inquiry.ask(gpu_of, dict.fromkeys(actors, ()))
     for node, transport, ends in edges:
         without = [end for end in ends if not facts[end].identity]
-        if without and transport.kind == "accelerator":
+        if without and transport.needs_gpu():
+            asks = "accelerator transport" if transport.kind == "accelerator" else "tensors on a GPU"
             reason = f"{graph.actors[without[0]]} has no GPU to use ({facts[without[0]].reason})"
-            raise unavailable(graph, node, "accelerator transport", reason)
+            raise unavailable(graph, node, asks, reason)
     return replace(graph, gpus=tuple(facts[n].identity if n in facts else "" for n in range(len(graph.actors))))
 
 

@@ -170,6 +170,11 @@ class IpcSender:
         if self._is_quiet() and not any(page.state == HELD for page in self._pages):
             self._free()
 
+    @property
+    def is_free(self) -> bool:
+        """Whether all has been let go of: no reader has anything of this edge open."""
+        return self._freed
+
     def _free(self) -> None:
         self._freed = True
         for slot in self._made:

@@ -9,6 +9,7 @@ import pytest
 from async_adag.actor import loop
 from async_adag.actor.control import Control, control_size
 from async_adag.actor.loop import ThreadLoop
+from async_adag.actor.moved import Movers
 from async_adag.actor.turn import Turn
 from async_adag.actor.wiring import Endpoints
 from async_adag.channels.direct import Direct, DirectReader, DirectWriter
@@ -52,7 +53,7 @@ class Site:
         ends = Endpoints(self.actor_bell, {into.number: DirectReader(there, 0)}, {out.number: answering})
         self.broken = []
         self.loop = ThreadLoop(
-            self.echo, actor, ends, {}, self.control, [], 0, Turn(), pytest.fail, self.broken.append
+            self.echo, actor, ends, Movers(), self.control, [], 0, Turn(), pytest.fail, self.broken.append
         )
         self.loop.start()
         self.parking = Parking(self.driver_bell, [], 0)
