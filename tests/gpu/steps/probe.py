@@ -115,7 +115,9 @@ def cuda_version(number: int) -> str:
 def driver_version() -> str:
     try:
         with open("/proc/driver/nvidia/version") as file:
-            return next((word for word in file.readline().split() if word[:1].isdigit() and "." in word), "unknown")
+            return next(
+                (word for word in file.readline().split() if word[:1].isdigit() and "." in word), "unknown"
+            )
     except OSError:
         return "unknown"
 
