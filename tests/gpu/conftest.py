@@ -1,4 +1,4 @@
-"""The hardware suite: versions first, each step in a process of its own or skipped with its reason, one table last."""
+"""The hardware suite: versions first, each step in a process of its own or skipped with a reason, one table last."""
 
 from __future__ import annotations
 

@@ -53,6 +53,16 @@ extern "C" __global__ void spin(wide ns) {
     while (clock_ns() - begin < ns) { }
 }
 
+// Keeps all multiprocessors busy: arithmetic only. It writes nothing, which the compiler must not know.
+extern "C" __global__ void work(wide rounds, float* never) {
+    float x = threadIdx.x, y = 0.5f;
+    for (wide i = 0; i < rounds; i++) {
+        x = x * 0.999f + y;
+        y = y * 1.001f - x;
+    }
+    if (x == 12345.678f && y == 87654.321f) *never = x;
+}
+
 // Takes at least so long, then writes down when it ended, where the host sees it.
 extern "C" __global__ void spin_and_stamp(wide ns, volatile wide* stamp) {
     const wide begin = clock_ns();
@@ -61,7 +71,7 @@ extern "C" __global__ void spin_and_stamp(wide ns, volatile wide* stamp) {
     __threadfence_system();
 }
 
-// For each k from 1 on: waits until the host has written k, and writes down when that was. Gives up after limit_ns.
+// For each k from 1 on: waits until the host has written k, writes down when that was. Gives up after limit_ns.
 extern "C" __global__ void answer(volatile wide* asked, volatile wide* stamps, wide rounds, wide limit_ns) {
     const wide begin = clock_ns();
     for (wide k = 1; k <= rounds; k++) {
@@ -86,6 +96,7 @@ class Kernels:
         self._fill = module.get_function("fill")
         self._check = module.get_function("check")
         self._spin = module.get_function("spin")
+        self._work = module.get_function("work")
         self._spin_and_stamp = module.get_function("spin_and_stamp")
         self._answer = module.get_function("answer")
 
@@ -105,6 +116,11 @@ class Kernels:
         """Keep one multiprocessor busy for so long."""
         with stream:
             self._spin((1,), (1,), (np.uint64(seconds * 1e9),))
+
+    def work(self, stream: Any, rounds: int) -> None:
+        """Keep all multiprocessors busy for a time that is proportional to ``rounds``."""
+        with stream:
+            self._work((BLOCKS,), (THREADS,), (np.uint64(rounds), np.uint64(0)))
 
     def spin_and_stamp(self, stream: Any, seconds: float, stamp: int) -> None:
         """Do that, and write the device's time, in ns, to host memory at ``stamp``."""

@@ -1,6 +1,6 @@
-"""A queue of small messages in shared memory, for steps that measure: both ends look, and nobody sleeps.
+"""Shared memory of two processes, and a queue of small messages in it, for steps that measure.
 
-It stands for the channel that carries the notes of an edge, at a cost of a few microseconds that are the same for
+Both ends of the queue look, and nobody sleeps. It stands for the channel that carries the notes of an edge, at a cost of a few microseconds that are the same for
 whatever is compared. One process puts, one takes.
 """
 
@@ -20,29 +20,45 @@ FIRST = 4096
 LIMIT = 30  # seconds that an end waits for the other
 
 
+class Page:
+    """Shared memory, zeros at first; sent to another process as it is started, it is the same memory.
+
+    Attributes:
+        memory: it, to be read and written.
+    """
+
+    def __init__(self, nbytes: int, fd: int | None = None) -> None:
+        if fd is None:
+            fd = os.memfd_create("steps", os.MFD_CLOEXEC)
+            os.ftruncate(fd, nbytes)
+        self.nbytes = nbytes
+        self._fd = fd
+        self.memory = mmap.mmap(fd, nbytes)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _open_page, (self.nbytes, DupFd(self._fd))
+
+
 class Mailbox:
     """One end; sent to another process as it is started, it is the other end."""
 
-    def __init__(self, fd: int | None = None) -> None:
-        if fd is None:
-            fd = os.memfd_create("steps", os.MFD_CLOEXEC)
-            os.ftruncate(fd, FIRST + ENTRIES * ROOM)
-        self.fd = fd
-        self._map = mmap.mmap(fd, FIRST + ENTRIES * ROOM)
-        self._bytes = memoryview(self._map)
+    def __init__(self, page: Page | None = None) -> None:
+        self._page = page or Page(FIRST + ENTRIES * ROOM)
+        self._bytes = memoryview(self._page.memory)
         self._words = self._bytes.cast("Q")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _open, (DupFd(self.fd),)
+        return Mailbox, (self._page,)
 
     @property
     def waiting(self) -> int:
         """How many messages have been put and not yet taken."""
         return self._words[HEAD] - self._words[TAIL]
 
-    def put(self, value: Any) -> None:
-        if self.waiting == ENTRIES:
-            self._until(lambda: self.waiting < ENTRIES)
+    def put(self, value: Any, room: int = ENTRIES) -> None:
+        """Add a message, once fewer than ``room`` are waiting."""
+        if self.waiting >= room:
+            self._until(lambda: self.waiting < room)
         data = pickle.dumps(value)
         assert len(data) <= ROOM - 8, len(data)
         head = self._words[HEAD]
@@ -73,5 +89,5 @@ class Mailbox:
                 raise TimeoutError(f"the other end of a mailbox has not moved for {LIMIT} s")
 
 
-def _open(copy: Any) -> Mailbox:
-    return Mailbox(copy.detach())
+def _open_page(nbytes: int, copy: Any) -> Page:
+    return Page(nbytes, copy.detach())

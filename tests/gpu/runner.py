@@ -1,8 +1,8 @@
 """Runs the steps: each in a process of its own, with a limit, believed only when it says clearly how it went.
 
 A step is a module that is run by its name and calls `tests.gpu.step.run`. It ends with one line on its standard
-output, a JSON object: ``{"checks": …, "figures": …}`` when it ran, ``{"skipped": reason}`` when it could not. Whatever
-else it does is a failure: another exit status, no such line, several, or none in time.
+output, a JSON object: ``{"checks": …, "figures": …}`` when it ran, ``{"skipped": reason}`` when it could not.
+Whatever else it does is a failure: another exit status, no such line, several, or none in time.
 """
 
 from __future__ import annotations

@@ -133,16 +133,8 @@ def test_a_step_that_is_not_there_has_failed():
 
 
 def test_a_step_sees_the_environment_it_is_given():
-    outcome = run_command(
-        "it",
-        [
-            sys.executable,
-            "-c",
-            "import os; from tests.gpu.step import run\nrun(lambda f: {'it': os.environ['OF_IT']})",
-        ],
-        LIMIT,
-        {"OF_IT": "here"},
-    )
+    source = "import os; from tests.gpu.step import run; run(lambda figures: {'it': os.environ['OF_IT']})"
+    outcome = run_command("it", [sys.executable, "-c", source], LIMIT, {"OF_IT": "here"})
     assert outcome.checks == {"it": "here"}
 
 

@@ -1,4 +1,4 @@
-"""The control of all steps with NCCL: without the environment of `nccl_environment`, it takes no two ranks on one GPU."""
+"""The control of all steps with NCCL: as one host, two processes cannot be ranks on one GPU."""
 
 from __future__ import annotations
 

@@ -115,11 +115,10 @@ def cuda_version(number: int) -> str:
 def driver_version() -> str:
     try:
         with open("/proc/driver/nvidia/version") as file:
-            return next(
-                (word for word in file.readline().split() if word[:1].isdigit() and "." in word), "unknown"
-            )
+            words = file.readline().split()
     except OSError:
         return "unknown"
+    return next((word for word in words if word[:1].isdigit() and "." in word), "unknown")
 
 
 LOOKS = {
