@@ -1,0 +1,134 @@
+"""The hardware suite: versions first, each step in a process of its own or skipped with a reason, one table last."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.gpu.runner import FAILED, RAN, SKIPPED, Outcome, run_step
+from tests.gpu.step import Figures
+from tests.gpu.table import table
+
+PROBE_LIMIT = 60  # seconds: it imports torch and jax
+machine_key = pytest.StashKey[Outcome]()
+outcomes_key = pytest.StashKey[dict[str, Outcome]]()
+
+
+def pytest_addoption(parser):
+    parser.addoption("--gpu-out", metavar="FOLDER", help="where the GPU suite leaves gpu.json and gpu.md")
+
+
+def pytest_report_header(config):
+    return describe(find_machine(config))
+
+
+def was_asked_for(config: pytest.Config) -> bool:
+    """Whether the command named this suite: pytest takes in this file too late for its options otherwise."""
+    return hasattr(config.option, "gpu_out")
+
+
+def find_machine(config: pytest.Config) -> Outcome:
+    """What the machine has, looked for once."""
+    if machine_key not in config.stash:
+        config.stash[machine_key] = run_step("probe", PROBE_LIMIT)
+    return config.stash[machine_key]
+
+
+def describe(machine: Outcome) -> list[str]:
+    if machine.status != RAN:
+        return [f"gpu: the probe {machine.status}: {machine.reason}"]
+    versions = ", ".join(f"{name} {version}" for name, version in machine.checks["versions"].items())
+    return [f"gpu: {versions}", *(f"gpu: no {name}: {reason}" for name, reason in machine.checks["lacks"].items())]
+
+
+@pytest.fixture(scope="session")
+def need(request) -> Callable[..., None]:
+    """Skips the test, with the reason, where the machine lacks one of the things that it names."""
+
+    def check(*names: str) -> None:
+        machine = find_machine(request.config)
+        assert machine.status == RAN, machine.reason
+        for name in names:
+            if reason := machine.checks["lacks"].get(name):
+                pytest.skip(reason.partition("\n")[0])
+
+    return check
+
+
+@pytest.fixture
+def outcome(request) -> Iterator[Outcome]:
+    """The row of this test in the table."""
+    outcomes = request.config.stash.setdefault(outcomes_key, {})
+    name = request.node.name.removeprefix("test_")
+    outcomes[request.node.nodeid] = made = Outcome(name, SKIPPED, "was not begun")
+    return made
+
+
+@pytest.fixture
+def step(need, outcome) -> Callable[..., dict[str, Any]]:
+    """Runs a step for a test, if the machine has what it needs; gives what there is to check."""
+
+    def run(name: str, *needs: str, timeout: float) -> dict[str, Any]:
+        need("device", *needs)
+        vars(outcome).update(vars(run_step(name, timeout)), step=outcome.step)
+        if outcome.status == SKIPPED:
+            pytest.skip(outcome.reason)
+        if outcome.status == FAILED:
+            pytest.fail(outcome.reason, pytrace=False)
+        return outcome.checks
+
+    return run
+
+
+@pytest.fixture
+def figures(outcome) -> Figures:
+    """Takes the figures of a test that is its own step."""
+    made = Figures()
+    outcome.figures = made.rows
+    return made
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """The test has the last word on how its step went."""
+    report = yield
+    outcome = item.config.stash.get(outcomes_key, {}).get(item.nodeid)
+    if outcome is not None:
+        if report.failed:
+            outcome.status, outcome.reason = FAILED, outcome.reason or str(call.excinfo.value)
+        elif report.skipped:
+            outcome.status, outcome.reason = SKIPPED, str(report.longrepr[2]).removeprefix("Skipped: ")
+        elif report.when == "call":
+            outcome.status, outcome.reason = RAN, ""
+            outcome.seconds = outcome.seconds or report.duration
+    return report
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    outcomes = list(config.stash.get(outcomes_key, {}).values())
+    if not outcomes:
+        return
+    if not was_asked_for(config) and all(outcome.status == SKIPPED for outcome in outcomes):
+        terminalreporter.write_line(f"gpu: no step ran: {outcomes[0].reason}")
+        return
+    machine = find_machine(config)
+    lines = [*describe(machine), "", *table(outcomes)]
+    terminalreporter.section("gpu")
+    for line in lines:
+        terminalreporter.write_line(line)
+    counts = {status: sum(outcome.status == status for outcome in outcomes) for status in (RAN, SKIPPED, FAILED)}
+    terminalreporter.write_line("gpu: " + ", ".join(f"{count} {status}" for status, count in counts.items()))
+    if folder := config.getoption("gpu_out", None):
+        leave(Path(folder), machine, outcomes, lines)
+
+
+def leave(folder: Path, machine: Outcome, outcomes: list[Outcome], lines: list[str]) -> None:
+    """Leave the results in a folder, for programs and for docs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    results = {"machine": machine.checks, "steps": [vars(outcome) for outcome in outcomes]}
+    (folder / "gpu.json").write_text(json.dumps(results, indent=1))
+    (folder / "gpu.md").write_text("\n".join(lines) + "\n")

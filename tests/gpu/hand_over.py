@@ -1,0 +1,103 @@
+"""What the steps with edges have in common: tensors with a pattern on the writer's side, and their check on the reader's.
+
+A message is what one execution sends: a few tensors, each filled with a pattern that only this tensor has. The
+reader compares every byte on the device and counts what is wrong, for each message by itself.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from async_adag.gpu.interface import Export, Span
+from tests.gpu.kernels import Counters, Kernels
+from tests.gpu.ours import in_cupy, our_device
+
+PER_MESSAGE = 8  # tensors at most
+
+
+class Owner:
+    """Stands for a tensor: whoever refers to it keeps its memory from being used again."""
+
+    __slots__ = ("__weakref__",)
+
+
+class Exported:
+    """Memory that readers may open where it is, handed out again once nobody refers to its owner.
+
+    Its `find` is what `IpcSender` asks.
+    """
+
+    def __init__(self, device: Any) -> None:
+        self._device = device
+        self._free: dict[int, list[Any]] = {}
+        self._exports: dict[int, Export] = {}
+        self.allocated = 0
+
+    def take(self, nbytes: int) -> tuple[Span, Owner]:
+        free = self._free.setdefault(nbytes, [])
+        if not free:
+            memory = self._device.allocate(nbytes)
+            self._exports[memory.span.address] = self._device.export(memory.span)
+            self.allocated += 1
+            free.append(memory)
+        memory, owner = free.pop(), Owner()
+        weakref.finalize(owner, free.append, memory).atexit = False
+        return memory.span, owner
+
+    def find(self, span: Span) -> Export | None:
+        return self._exports.get(span.address)
+
+
+class Pooled:
+    """Memory of cupy's pool, which other processes do not open; an owner is the array itself."""
+
+    def take(self, nbytes: int) -> tuple[Span, Any]:
+        import cupy
+
+        array = cupy.empty(nbytes, cupy.uint8)
+        return Span(int(array.data.ptr), nbytes), array
+
+    find: Callable[[Span], Export | None] | None = None
+
+
+class Writer:
+    """Makes messages on a compute stream of its own."""
+
+    def __init__(self, source: Any, device: Any = None) -> None:
+        self.device = device or our_device()
+        self.stream = self.device.stream()
+        self.compute = in_cupy(self.stream)
+        self.kernels = Kernels()
+        self._source = source
+
+    def make(self, number: int, sizes: Sequence[int]) -> tuple[list[Span], list[Any]]:
+        """The tensors of a message, and their owners; the filling has been issued."""
+        made = []
+        with self.compute:
+            made = [self._source.take(size) for size in sizes]
+        for index, (span, _) in enumerate(made):
+            self.kernels.fill(self.compute, span.address, span.nbytes, number * PER_MESSAGE + index)
+        return [span for span, _ in made], [owner for _, owner in made]
+
+
+class Reader:
+    """Checks messages on a compute stream of its own."""
+
+    def __init__(self, messages: int, device: Any = None) -> None:
+        self.device = device or our_device()
+        self.stream = self.device.stream()
+        self.compute = in_cupy(self.stream)
+        self.kernels = Kernels()
+        self._wrong = Counters(messages)
+
+    def check(self, number: int, arrived: Sequence[Any], sizes: Sequence[int], shift: int = 0) -> None:
+        """Issue the check of a message; with a ``shift``, as if it were another one."""
+        for index, (tensor, size) in enumerate(zip(arrived, sizes, strict=True)):
+            pattern = (number + shift) * PER_MESSAGE + index
+            self.kernels.check(self.compute, tensor.span.address, size, pattern, self._wrong.at(number))
+
+    def wrong(self) -> list[int]:
+        """The numbers of the messages that were not right, once all checks are done."""
+        return [number for number, count in enumerate(self._wrong.read().tolist()) if count]
