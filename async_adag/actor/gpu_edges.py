@@ -5,6 +5,7 @@ Loaded only by an actor whose share has such an edge.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -28,17 +29,17 @@ _lingering: list[_Outgoing] = []
 
 
 class _Gate:
-    """The device, as the thread of the loop enters it: at its first use, and for as long as the thread lives."""
+    """The device, as threads enter it: each at its first use, and for as long as it lives."""
 
     def __init__(self, device: CudaDevice, pool: ExportablePool | None = None) -> None:
         self.device = device
         self._pool = pool
-        self._entered = False
+        self._threads = threading.local()
 
     def streams(self, packages: set[str]) -> list[Stream]:
         """The current streams of these packages; each once."""
-        if not self._entered:
-            self._entered = True
+        if not hasattr(self._threads, "entered"):
+            self._threads.entered = True
             self.device.enter()
             if self._pool is not None:
                 ExitStack().enter_context(self._pool.using())  # what the methods make can be handed over as it is
@@ -97,7 +98,7 @@ class _Outgoing:
             self._pool.close()
 
 
-class _Incoming:
+class Incoming:
     """A reader's end of an edge, as a mover. It never waits for the other end, nor for the device."""
 
     may_wait = False
@@ -106,6 +107,11 @@ class _Incoming:
         self._edge = edge
         self._gate = gate
         self._receiver = receiver
+
+    def follow(self, stream: Stream) -> None:
+        """Have ``stream`` wait for whatever arrives from here on."""
+        assert isinstance(self._receiver, IpcReceiver)
+        self._receiver.follower = stream
 
     def receive(self, headers: Sequence[Header], note: Any) -> list[Any]:
         """See `moved.Receiver`."""
@@ -174,12 +180,12 @@ def _outgoing(
 
 def _incoming(
     move: GpuMove, device: CudaDevice, page: memoryview | None, links: tuple[Link, ...], ring: int
-) -> _Incoming:
+) -> Incoming:
     if page is None:
-        return _Incoming(move.edge, _Gate(device), LinkReceiver(device, links[0], backlog=ring))
+        return Incoming(move.edge, _Gate(device), LinkReceiver(device, links[0], backlog=ring))
     assert move.reader is not None
     slots = slots_for(ring, move.readers)
-    return _Incoming(move.edge, _Gate(device), IpcReceiver(device, page, move.reader, slots, move.readers))
+    return Incoming(move.edge, _Gate(device), IpcReceiver(device, page, move.reader, slots, move.readers))
 
 
 def _broken(edge: str, error: Exception) -> ChannelError:

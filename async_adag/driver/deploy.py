@@ -41,7 +41,7 @@ from async_adag.driver.supervision import Supervision
 from async_adag.errors import CompileActorDied, GraphError
 from async_adag.gpu.acks import acks_size
 from async_adag.gpu.ipc import slots_for
-from async_adag.graph.plan import DRIVER, ActorPlan, Plan
+from async_adag.graph.plan import DRIVER, ActorPlan, Plan, gpu_moves
 from async_adag.observe.picture import GPU_EDGES, HAND_OVER, Transport, ring_transport
 from async_adag.options import Options
 
@@ -61,6 +61,7 @@ class Deployment:
         gauges: how far each channel is, by channel.
         movers: by channel, what carries its tensors, in words.
         own_loop: the event loop on which nodes of the driver's own actor run, if there is one.
+        gpu_results: the `gpu_results.GpuResults`, if results stay on the driver's GPU.
     """
 
     ends: Endpoints
@@ -71,6 +72,7 @@ class Deployment:
     gauges: dict[int, Gauge]
     movers: dict[int, str]
     own_loop: asyncio.AbstractEventLoop | None
+    gpu_results: Any = None
 
     def transport(self, channel: int) -> Transport:
         """What moves a channel's frames."""
@@ -91,6 +93,8 @@ class Deployment:
 
     def close(self) -> None:
         """Let go of everything; the loops have ended or were asked to."""
+        if self.gpu_results is not None:
+            self.gpu_results.close()
         self.ends.close()
         self._let_go()
 
@@ -322,6 +326,7 @@ class _Meeting:
             gauges |= {number: DirectGauge(direct) for number, direct in self._directs.items()}
             fds = [made.bells.pop(process) for process in wiring.doorbells]
             fds += [made.rings.pop(channel, -1) for channel in wiring.channels]
+            fds += [made.pages.pop(channel) for channel in wiring.pages]
             ends = connect_ends(wiring, fds, self._plan.channels, self._specs, self._directs)
             undo.callback(ends.close)
             for number, direct in self._directs.items():
@@ -330,6 +335,7 @@ class _Meeting:
                 direct.doorbells = [bell[reader] for reader in channel.readers]
                 direct.writer_doorbell = bell[channel.writer]
             own_loop = self._install_here(own_fds, supervision)
+            gpu_results = self._gpu_results(ends)
             undo.pop_all()
         made.close()
         self._listener.close()
@@ -340,7 +346,17 @@ class _Meeting:
             if (mover := self._plan.mover(channel.number)) is not None
         }
         movers |= {channel.number: GPU_EDGES[channel.gpu] for channel in self._plan.channels if channel.gpu}
-        return Deployment(ends, self._controls, bells, supervision, self._specs, gauges, movers, own_loop)
+        return Deployment(
+            ends, self._controls, bells, supervision, self._specs, gauges, movers, own_loop, gpu_results
+        )
+
+    def _gpu_results(self, ends: Endpoints) -> Any:
+        moves = gpu_moves(self._plan.channels, DRIVER)
+        if not moves:
+            return None
+        from async_adag.driver.gpu_results import GpuResults  # whoever gets none need not have cupy
+
+        return GpuResults(moves, ends, {number: spec.slots for number, spec in self._specs.items()})
 
     def _own_fds(self) -> list[int]:
         """What the loop of the driver's own actor is handed: duplicates, since it closes them by itself."""

@@ -22,7 +22,7 @@ from async_adag.driver.arguments import Arguments, part
 from async_adag.driver.blocking import Blocking
 from async_adag.driver.capacity import Line, Waiter
 from async_adag.driver.deploy import Deployment
-from async_adag.driver.event_loop import LoopBinding
+from async_adag.driver.event_loop import LoopBinding, settle_here
 from async_adag.driver.interrupts import Held
 from async_adag.driver.reasons import Reason, broken_off, channel_failure, departure, forked, torn_down
 from async_adag.driver.results import GraphRef
@@ -74,6 +74,7 @@ class Engine:
             for channel in results
         ]
         self._counts = [len(channel.values) for channel in results]
+        self._on_gpu = [bool(channel.gpu) for channel in results]
         self._echoes = [
             (number, output.key) for number, output in enumerate(plan.outputs) if isinstance(output, FromInput)
         ]
@@ -393,7 +394,10 @@ class Engine:
             self.ledger.arrive(channel)
             for number, position in self._routes[channel]:
                 piece = value if position is None or error is not None else value[position]
-                self._settle(sinks[number], piece, error, here)
+                if self._on_gpu[channel] and error is None and type(sinks[number]) is not weakref.ref:
+                    self.deployment.gpu_results.settle(sinks[number], piece, settle_here)
+                else:
+                    self._settle(sinks[number], piece, error, here)
         except BaseException as half:
             for number, _ in self._routes[channel]:
                 self._settle(sinks[number], None, AdagError(f"{half!r} was raised in its way"), here)

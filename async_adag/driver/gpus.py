@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -85,7 +86,7 @@ def find_gpus(graph: Graph, inquiry: Inquiry) -> Graph:
         GpuUnavailable: an edge asks for accelerator transport, and there is none; names the edge, and says why.
         GraphError: as `Inquiry.ask`.
     """
-    edges = [edge for edge in _gpu_edges(graph) if len(edge[2]) > 1 or edge[1].needs_gpu()]
+    edges = list(_gpu_edges(graph))
     if not edges:
         return graph
     actors = sorted({actor for *_, ends in edges for actor in ends})
@@ -96,7 +97,24 @@ def find_gpus(graph: Graph, inquiry: Inquiry) -> Graph:
             asks = "accelerator transport" if transport.kind == "accelerator" else "tensors on a GPU"
             reason = f"{graph.actors[without[0]]} has no GPU to use ({facts[without[0]].reason})"
             raise unavailable(graph, node, asks, reason)
-    return replace(graph, gpus=tuple(facts[n].identity if n in facts else "" for n in range(len(graph.actors))))
+    gpus = tuple(facts[n].identity if n in facts else "" for n in range(len(graph.actors)))
+    return replace(graph, gpus=gpus, driver_gpu=_driver_gpu(graph, gpus))
+
+
+def _driver_gpu(graph: Graph, gpus: tuple[str, ...]) -> str:
+    """The driver's GPU, where a result that is to stay on one goes to the driver, and it has that one too.
+
+    Without a word of the user's, a driver that has made no use of its GPU is not made to.
+    """
+    for output in graph.outputs:
+        if isinstance(output, FromNode):
+            writer = graph.nodes[output.node]
+            transport = writer.transports[output.index] if writer.transports else None
+            wanted = transport is not None and transport.may_use_gpu() and gpus[writer.actor]
+            if wanted and (transport.needs_gpu() or "cupy" in sys.modules or "torch" in sys.modules):  # type: ignore[union-attr]
+                identity = gpu_of(None).identity
+                return identity if identity == gpus[writer.actor] else ""
+    return ""
 
 
 def make_links(plan: Plan, inquiry: Inquiry) -> dict[int, tuple[Any, ...]]:

@@ -60,6 +60,8 @@ class IpcReceiver:
         self._ready: dict[int, Event] = {}
         self._acks: dict[int, Event] = {}
         self._leases = 0
+        self.follower: Stream | None = None
+        """A stream that waits for whatever arrives, too: what comes behind it there, comes when that is whole."""
         self._arrivals: Arrivals[_Lease | _Copy] = Arrivals(self._gone, self._finish)
         self._closed = False
 
@@ -81,7 +83,7 @@ class IpcReceiver:
                 raise DeviceError(f"{size} bytes at {offset} are not in an allocation of {whole.nbytes}")
             spans.append(Span(whole.address + offset, size))
         if self._leases < self._limit:
-            stream.wait(self._ready[slot])
+            self._have_wait(stream, self._ready[slot])
             self._leases += 1
             return self._arrivals.hand_out(_Lease(slot, generation, stream), spans)
         return self._copy(slot, generation, spans, stream)
@@ -96,9 +98,14 @@ class IpcReceiver:
         for target, source in zip(copies, spans, strict=True):
             self._device.copy(target, source, self._stream)
         self._stream.record(self._copied)
-        stream.wait(self._copied)
+        self._have_wait(stream, self._copied)
         self._ack(slot, generation, self._stream)
         return self._arrivals.hand_out(_Copy(buffer, stream), copies)
+
+    def _have_wait(self, stream: Stream, event: Event) -> None:
+        stream.wait(event)
+        if self.follower is not None:
+            self.follower.wait(event)
 
     def _gone(self, kept: _Lease | _Copy) -> None:
         try:

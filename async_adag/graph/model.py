@@ -192,6 +192,7 @@ class Graph:
         outputs: what an execution gives.
         multi: whether the outputs come as a list (``MultiOutputNode``).
         gpus: by actor, the GPU that it has (CUDA's UUID), or "" for none; () where nobody asked.
+        driver_gpu: the driver's, if it is to get results on it.
     """
 
     actors: tuple[Actor, ...]
@@ -200,22 +201,23 @@ class Graph:
     outputs: tuple[FromNode | FromInput, ...]
     multi: bool
     gpus: tuple[str, ...] = ()
+    driver_gpu: str = ""
 
-    def gpu_edge(self, result: FromNode, reader: int) -> str:
+    def gpu_edge(self, result: FromNode, reader: int | None) -> str:
         """What carries tensors in a result from GPU to GPU: "ipc" on one GPU, "nccl" between two; "" for nothing.
 
         Args:
             result: the result.
-            reader: the number of the actor that reads it.
+            reader: the number of the actor that reads it; None for the driver, which is no rank of NCCL's.
         """
         writer = self.nodes[result.node]
         transport = writer.transports[result.index] if writer.transports else None
         if transport is None or not transport.may_use_gpu() or not self.gpus or writer.actor == reader:
             return ""
-        here, there = self.gpus[writer.actor], self.gpus[reader]
+        here, there = self.gpus[writer.actor], self.driver_gpu if reader is None else self.gpus[reader]
         if not here or not there:
             return ""
-        return "ipc" if here == there else "nccl"
+        return "ipc" if here == there else "" if reader is None else "nccl"
 
     def label(self, node: int) -> str:
         """A node in words: ``method on Actor(id)``."""

@@ -137,13 +137,13 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class GpuMove:
-    """A channel whose tensors go from GPU to GPU by themselves, as one actor sees it.
+    """A channel whose tensors go from GPU to GPU by themselves, as one process sees it.
 
     Attributes:
         channel: the channel.
         edge: the channel in words.
         by: "ipc" or "nccl".
-        readers: how many actors read it.
+        readers: how many processes read it.
         reader: which of them this one is; None for the writer.
     """
 
@@ -274,7 +274,7 @@ def _channels_of(
         for reader in sorted(readers):
             moved = reader in moving
             communicator = id(mover.communicator) if moved and mover is not None else 0
-            gpu = "" if moved or reader == DRIVER else graph.gpu_edge(result, reader)
+            gpu = "" if moved else graph.gpu_edge(result, None if reader == DRIVER else reader)
             by.setdefault((moved, gpu, communicator), []).append(reader)
         for (moved, gpu, communicator), some in sorted(by.items()):
             groups.setdefault((moved, gpu, communicator, tuple(some)), []).append(result)
@@ -389,13 +389,19 @@ def _actor_plan(graph: Graph, channels: tuple[Channel, ...], actor: int) -> Acto
     moves = tuple(
         _move(graph, c, actor) for c in channels if c.moved and (actor == c.writer or actor in c.readers)
     )
-    gpu_moves = tuple(
-        GpuMove(c.number, c.edge, c.gpu, len(c.readers), None if actor == c.writer else c.readers.index(actor))
-        for c in channels
-        if c.gpu and (actor == c.writer or actor in c.readers)
-    )
     members = _memberships(graph, channels, actor)
-    return ActorPlan(actor, name, tuple(constants), next(unused), tuple(tasks), moves, gpu_moves, members)
+    return ActorPlan(
+        actor, name, tuple(constants), next(unused), tuple(tasks), moves, gpu_moves(channels, actor), members
+    )
+
+
+def gpu_moves(channels: tuple[Channel, ...], process: int) -> tuple[GpuMove, ...]:
+    """The channels of a process whose tensors go from GPU to GPU, in the order of the plan."""
+    return tuple(
+        GpuMove(c.number, c.edge, c.gpu, len(c.readers), None if process == c.writer else c.readers.index(process))
+        for c in channels
+        if c.gpu and (process == c.writer or process in c.readers)
+    )
 
 
 def _origin(channel: Channel) -> int:
