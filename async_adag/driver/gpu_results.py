@@ -1,7 +1,7 @@
 """Results that stay on the driver's GPU: their futures are settled when the device has got there.
 
-Loaded only by a driver that gets such results. A ref's `get` does not wait for the device: what it gives is whole in
-the order of the streams that were current then, as everything is that the libraries of the device give.
+Loaded only by a driver that gets such results. A ref's `get` does not wait for the device: what it gives is whole
+in the order of the streams that were current then, as everything is that the libraries of the device give.
 """
 
 from __future__ import annotations
