@@ -194,6 +194,7 @@ async def test_closing_fails_what_is_awaited_and_leaves_the_descriptor_until_it_
     with pytest.raises(DeviceError, match="closed"):
         await future
     assert os.readlink(f"{fds}/{watched.lane.fd}") == "anon_inode:[eventfd]"
+    assert not asyncio.get_running_loop().remove_reader(watched.lane.fd)
     assert wakeups.sweep()
     stream.finish()
     with pytest.raises(DeviceError, match="closed"):
