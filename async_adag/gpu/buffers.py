@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Sequence
+from time import monotonic, sleep
 
 from async_adag.gpu.interface import Device, Event, Memory, Span, Stream
 
@@ -32,12 +32,12 @@ def lay_out(sizes: Iterable[int]) -> tuple[list[int], int]:
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
     """Wait by looking now and then; for ends and for emergencies. Returns whether it came true in time."""
-    deadline = time.monotonic() + seconds
+    deadline = monotonic() + seconds
     pause = 0.00005
     while not condition():
-        if time.monotonic() >= deadline:
+        if monotonic() >= deadline:
             return condition()
-        time.sleep(pause)
+        sleep(pause)
         pause = min(pause * 2, 0.002)
     return True
 

@@ -50,7 +50,7 @@ class IpcReceiver:
             linger: how long to wait for the device when all is closed, in seconds.
         """
         self._device = device
-        self._page = Acks(page, reader, slots)
+        self._page = self._open_page(page, reader, slots)
         self._limit = leases_for(slots, readers)
         self._linger = linger
         self._stream = device.stream()
@@ -62,6 +62,10 @@ class IpcReceiver:
         self._leases = 0
         self._arrivals: Arrivals[_Lease | _Copy] = Arrivals(self._gone, self._finish)
         self._closed = False
+        self._unmapped = False
+
+    def _open_page(self, page: Any, reader: int, slots: int) -> Acks:
+        return Acks(page, reader, slots)
 
     def receive(self, note: Note, sizes: Sequence[int], stream: Stream) -> list[Arrival]:
         """As `transfer.Receiver.receive`: where the writer has put it, unless too much is kept already."""
@@ -125,8 +129,14 @@ class IpcReceiver:
         stream.record(event)
 
     def close(self) -> None:
-        """As `transfer.Receiver.close`: mappings go with the last that somebody refers to."""
+        """As `transfer.Receiver.close`: mappings go with the last that somebody refers to.
+
+        The events that the writer waits for are kept if it has not closed its end yet. Closing again, once it has
+        or is dead, lets go of them.
+        """
         if self._closed:
+            if self._unmapped:
+                self._let_go()
             return
         self._arrivals.collect()
         self._closed = True
@@ -144,10 +154,18 @@ class IpcReceiver:
             done = True  # nothing that was issued goes on
         if not done:
             return  # still in use, so it stays mapped; the writer waits no longer than it lingers
-        for event in (*self._acks.values(), *self._ready.values(), self._copied):
+        for event in (*self._ready.values(), self._copied):
             event.close()
         for mapping in self._mappings.values():
             mapping.close()
         self._stream.close()
+        self._unmapped = True
         self._page.state = CLOSED
+        if self._page.writer_has_closed:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        while self._acks:
+            _, event = self._acks.popitem()
+            event.close()
         self._page.close()

@@ -86,7 +86,7 @@ class IpcSender:
             linger: how long `close` waits for the readers and the device, each, in seconds.
         """
         self._device = device
-        self._pages = [Acks(page, reader, slots) for reader in range(readers)]
+        self._pages = [self._open_page(page, reader, slots) for reader in range(readers)]
         self._find = find
         self._patience = patience
         self._linger = linger
@@ -108,6 +108,9 @@ class IpcSender:
         self._stranded: list[Any] = []
         self._closed = False
         self._freed = False
+
+    def _open_page(self, page: Any, reader: int, slots: int) -> Acks:
+        return Acks(page, reader, slots)
 
     def announce(self, spans: Sequence[Span], owners: Sequence[Any], stream: Stream) -> Note:
         """As `transfer.Sender.announce`: what has to be copied is, and the rest stays where it is."""
@@ -163,8 +166,11 @@ class IpcSender:
         """
         if self._freed:
             return
-        self._closed = True
-        self._last = None
+        if not self._closed:
+            self._closed = True
+            self._last = None
+            for page in self._pages:
+                page.close_writer()
         wait_until(lambda: all(page.state != OPEN for page in self._pages), self._linger)
         self._held.close(self._linger)
         if self._is_quiet() and not any(page.state == HELD for page in self._pages):
@@ -176,6 +182,7 @@ class IpcSender:
             slot.owners = []
             for event in (slot.ready, *slot.acks):
                 event.close()
+            slot.acks = []
         for allocation in self._ours:
             if allocation.memory is not None:
                 allocation.memory.close()
@@ -203,6 +210,9 @@ class IpcSender:
     def _collect(self) -> None:
         """Take in what readers have told and the device has done."""
         self._held.release()
+        for number, page in enumerate(self._pages):
+            if page.state != OPEN:
+                raise DeviceError(f"reader {number} has closed its end")
         waiting = []
         for slot in self._sent:
             if slot is not self._last and self._is_acked(slot):
