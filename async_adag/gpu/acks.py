@@ -1,12 +1,13 @@
 """The page of shared host memory by which the readers of an IPC edge tell its writer what they are done with.
 
-Each reader has a part of its own, which only it writes: a word that says how far it is with closing, and for each
-slot of the edge the generation it is done with and the handle of the event to wait for then.
+Each reader has a part of its own: a word that says how far it is with closing, and for each slot of the edge the
+generation it is done with and the handle of the event to wait for then. One word of it is written by the writer:
+whether it has closed its end.
 
 A reader records the event, then stores the generation; the writer sees the generation, then has its stream wait
 for the event. Storing or loading a word is a single aligned access. On x86 stores are seen in their order. On
-other processors they may not be, but the event is recorded by a call of the driver, which publishes it by means of its
-own; and a handle carries a checksum, so that one that is only half there is read again later.
+other processors they may not be, but the event is recorded by a call of the driver, which publishes it by means
+of its own; and a handle carries a checksum, so that one that is only half there is read again later.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ HELD = 2
 _WORD = 8
 _LINE = 64
 _HANDLE = 112  # bytes at most; CUDA's are 64
+_FIRST = 2  # the words of the reader's and the writer's state come first
 _HANDLE_WORDS = 2 + _HANDLE // _WORD
 
 
@@ -35,7 +37,7 @@ def acks_size(slots: int, readers: int) -> int:
 
 def _part(slots: int) -> int:
     """The words of one reader's part: whole cache lines, so that no two readers write to one."""
-    words = 1 + slots + slots * _HANDLE_WORDS
+    words = _FIRST + slots + slots * _HANDLE_WORDS
     line = _LINE // _WORD
     return -(-words // line) * line
 
@@ -61,20 +63,29 @@ class Acks:
 
     @property
     def state(self) -> int:
-        """OPEN, CLOSED or HELD."""
+        """The reader's: OPEN, CLOSED or HELD."""
         return self._words[0]
 
     @state.setter
     def state(self, state: int) -> None:
         self._words[0] = state
 
+    @property
+    def writer_has_closed(self) -> bool:
+        """Whether the writer looks at no event of the reader's any more."""
+        return self._words[1] != 0
+
+    def close_writer(self) -> None:
+        """The writer has closed its end."""
+        self._words[1] = 1
+
     def done_with(self, slot: int) -> int:
         """The last generation of a slot that the reader is done with; 0: none yet."""
-        return self._words[1 + slot]
+        return self._words[_FIRST + slot]
 
     def set_done_with(self, slot: int, generation: int) -> None:
         """Tell the writer, which then waits for the event of the slot as it is recorded now."""
-        self._words[1 + slot] = generation
+        self._words[_FIRST + slot] = generation
 
     def set_event(self, slot: int, handle: bytes) -> None:
         """Leave the handle of the event of a slot, before its first generation is told.
@@ -106,4 +117,4 @@ class Acks:
         self._bytes.release()
 
     def _at(self, slot: int) -> int:
-        return 1 + self._slots + slot * _HANDLE_WORDS
+        return _FIRST + self._slots + slot * _HANDLE_WORDS

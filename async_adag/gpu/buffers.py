@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Sequence
+from time import monotonic, sleep
 
 from async_adag.gpu.interface import Device, Event, Memory, Span, Stream
 
@@ -32,12 +32,12 @@ def lay_out(sizes: Iterable[int]) -> tuple[list[int], int]:
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
     """Wait by looking now and then; for ends and for emergencies. Returns whether it came true in time."""
-    deadline = time.monotonic() + seconds
+    deadline = monotonic() + seconds
     pause = 0.00005
     while not condition():
-        if time.monotonic() >= deadline:
+        if monotonic() >= deadline:
             return condition()
-        time.sleep(pause)
+        sleep(pause)
         pause = min(pause * 2, 0.002)
     return True
 
@@ -62,25 +62,33 @@ class Events:
 
 
 class Buffer:
-    """Memory of ours, and the event behind its last use."""
+    """Memory of ours, and the event behind its last use; None before the first."""
 
-    __slots__ = ("event", "memory", "used")
+    __slots__ = ("event", "memory", "span")
 
-    def __init__(self, memory: Memory, event: Event) -> None:
-        self.memory = memory
-        self.event = event
-        self.used = False
+    def __init__(self, span: Span, memory: Memory | None) -> None:
+        self.span = span
+        self.memory = memory  # None: it is part of a slab
+        self.event: Event | None = None
+
+    def is_idle(self) -> bool:
+        """Whether the device is done with it."""
+        return self.event is None or self.event.query()
 
 
 class Buffers:
     """Buffers that nobody refers to at present.
 
     A buffer comes back while the device may still read it, on the stream of whoever used it. So it comes with an
-    event recorded there, and whoever fills it next waits for that, on the device.
+    event recorded there, and whoever fills it next waits for that, on the device. Small ones are cut from slabs,
+    as a device makes no memory of its own for a few bytes.
     """
 
     KEPT = 64
-    """How many are kept; what is over goes back to the device, those unused for longest first."""
+    """How many large ones are kept; what is over goes back to the device, those unused for longest first."""
+
+    SLAB = 2 << 20
+    """The size of slabs, in bytes."""
 
     def __init__(self, device: Device, backlog: int) -> None:
         """Begin with none.
@@ -88,11 +96,14 @@ class Buffers:
         Args:
             device: where they are.
             backlog: while fewer fitting buffers than this are free, but not yet read to the end, one more is
-                allocated rather than have the filling wait for the reading.
+                allocated rather than have the filling wait for the reading. At least 1.
         """
         self._device = device
         self._backlog = backlog
-        self._free: list[Buffer] = []  # the longest unused first
+        self._large: list[Buffer] = []  # the longest unused first
+        self._small: dict[int, list[Buffer]] = {}
+        self._slabs: list[Memory] = []
+        self._pieces = 0
 
     def take(self, nbytes: int, stream: Stream) -> Buffer:
         """A buffer of at least ``nbytes``, to be filled by what is issued to ``stream`` from now on.
@@ -101,18 +112,35 @@ class Buffers:
             DeviceError: there is not as much memory, or the device has failed.
         """
         need = size_class(nbytes)
-        fitting = [buffer for buffer in self._free if need <= buffer.memory.span.nbytes <= 4 * need]
-        chosen = next((buffer for buffer in reversed(fitting) if not buffer.used or buffer.event.query()), None)
+        if need * 4 <= self.SLAB:
+            need = 1 << (need - 1).bit_length()
+            free = fitting = self._small.setdefault(need, [])
+        else:
+            free = self._large
+            fitting = [buffer for buffer in free if need <= buffer.span.nbytes <= 4 * need]
+        # Those that came back first are the likeliest to have been read to the end.
+        chosen = next((buffer for buffer in fitting[: self._backlog] if buffer.is_idle()), None)
         if chosen is None and len(fitting) >= self._backlog:
             chosen = fitting[0]
+        if chosen is None and free is self._large:
+            memory = self._device.allocate(need)
+            return Buffer(memory.span, memory)
         if chosen is None:
-            return Buffer(self._device.allocate(need), self._device.event())
-        self._free.remove(chosen)
+            self._cut(need, free)
+            chosen = free[-1]
+        free.remove(chosen)
         self._wait(stream, chosen)
         return chosen
 
+    def _cut(self, size: int, free: list[Buffer]) -> None:
+        slab = self._device.allocate(self.SLAB)
+        self._slabs.append(slab)
+        starts = range(slab.span.address, slab.span.address + self.SLAB, size)
+        self._pieces += len(starts)
+        free += [Buffer(Span(start, size), None) for start in starts]
+
     def _wait(self, stream: Stream, buffer: Buffer) -> None:
-        if buffer.used:
+        if buffer.event is not None:
             stream.wait(buffer.event)
 
     def give_back(self, buffer: Buffer, stream: Stream) -> None:
@@ -121,26 +149,39 @@ class Buffers:
         Raises:
             DeviceError: the device has failed.
         """
+        if buffer.event is None:
+            buffer.event = self._device.event()
         stream.record(buffer.event)
-        buffer.used = True
-        self._free.append(buffer)
-        if len(self._free) > self.KEPT and self._free[0].event.query():
-            self._close(self._free.pop(0))
+        if buffer.memory is None:
+            self._small[buffer.span.nbytes].append(buffer)
+            return
+        self._large.append(buffer)
+        if len(self._large) > self.KEPT and self._large[0].is_idle():
+            self._close(self._large.pop(0))
 
     def close(self, patience: float) -> bool:
         """Give back all that are free, once the device is done with them; whether it was, within so many seconds.
 
-        What the device is not done with stays allocated.
+        What the device is not done with stays allocated; also the slabs, if some of their pieces are not free.
         """
-        done = wait_until(lambda: all(not b.used or b.event.query() for b in self._free), patience)
-        while done and self._free:
-            self._close(self._free.pop())
-        return done
+        free = [*self._large, *(buffer for buffers in self._small.values() for buffer in buffers)]
+        if not wait_until(lambda: all(buffer.is_idle() for buffer in free), patience):
+            return False
+        whole = sum(map(len, self._small.values())) == self._pieces
+        self._large.clear()
+        self._small.clear()
+        for buffer in free:
+            self._close(buffer)
+        while whole and self._slabs:
+            self._slabs.pop().close()
+        return True
 
     @staticmethod
     def _close(buffer: Buffer) -> None:
-        buffer.memory.close()
-        buffer.event.close()
+        if buffer.memory is not None:
+            buffer.memory.close()
+        if buffer.event is not None:
+            buffer.event.close()
 
 
 def spans_in(span: Span, places: Sequence[int], sizes: Sequence[int]) -> list[Span]:

@@ -8,8 +8,9 @@ from typing import Any
 from async_adag.gpu.acks import CLOSED, HELD, Acks
 from async_adag.gpu.arrivals import Arrival, Arrivals
 from async_adag.gpu.buffers import Buffer, Buffers, lay_out, spans_in, wait_until
-from async_adag.gpu.interface import Device, DeviceError, Event, Mapping, Span, Stream
+from async_adag.gpu.interface import Device, DeviceError, Event, Span, Stream
 from async_adag.gpu.ipc import Note, leases_for
+from async_adag.gpu.mappings import Mappings
 
 
 class _Lease:
@@ -37,7 +38,15 @@ class IpcReceiver:
     """A reader's end: a `transfer.Receiver`."""
 
     def __init__(
-        self, device: Device, page: Any, reader: int, slots: int, readers: int = 1, *, linger: float = 5.0
+        self,
+        device: Device,
+        page: Any,
+        reader: int,
+        slots: int,
+        readers: int = 1,
+        mappings: Mappings | None = None,
+        *,
+        linger: float = 5.0,
     ) -> None:
         """Begin an edge.
 
@@ -47,16 +56,19 @@ class IpcReceiver:
             reader: which of the readers this is, from 0.
             slots: as many as the writer was told.
             readers: as many as the writer was told.
+            mappings: where memory is opened; to be shared by all edges that may bring the same memory, as those
+                from one process do that hand over its pool's (None: one of its own).
             linger: how long to wait for the device when all is closed, in seconds.
         """
         self._device = device
-        self._page = Acks(page, reader, slots)
+        self._page = self._open_page(page, reader, slots)
         self._limit = leases_for(slots, readers)
         self._linger = linger
         self._stream = device.stream()
         self._copied = device.event()
         self._buffers = Buffers(device, backlog=slots)
-        self._mappings: dict[int, Mapping] = {}
+        self._mappings = mappings or Mappings(device)
+        self._allocations: dict[int, tuple[bytes, Span]] = {}
         self._ready: dict[int, Event] = {}
         self._acks: dict[int, Event] = {}
         self._leases = 0
@@ -64,6 +76,10 @@ class IpcReceiver:
         """A stream that waits for whatever arrives, too: what comes behind it there, comes when that is whole."""
         self._arrivals: Arrivals[_Lease | _Copy] = Arrivals(self._gone, self._finish)
         self._closed = False
+        self._unmapped = False
+
+    def _open_page(self, page: Any, reader: int, slots: int) -> Acks:
+        return Acks(page, reader, slots)
 
     def receive(self, note: Note, sizes: Sequence[int], stream: Stream) -> list[Arrival]:
         """As `transfer.Receiver.receive`: where the writer has put it, unless too much is kept already."""
@@ -72,13 +88,13 @@ class IpcReceiver:
         self._arrivals.collect()
         slot, generation, handle, news, places = note
         for number, allocation in news:
-            if number not in self._mappings:
-                self._mappings[number] = self._device.open(allocation)
+            if number not in self._allocations:
+                self._allocations[number] = allocation, self._mappings.open(allocation).span
         if handle and slot not in self._ready:
             self._ready[slot] = self._device.open_event(handle)
         spans = []
         for (number, offset), size in zip(places, sizes, strict=True):
-            whole = self._mappings[number].span
+            _, whole = self._allocations[number]
             if not 0 <= offset <= whole.nbytes - size:
                 raise DeviceError(f"{size} bytes at {offset} are not in an allocation of {whole.nbytes}")
             spans.append(Span(whole.address + offset, size))
@@ -94,7 +110,7 @@ class IpcReceiver:
         offsets, total = lay_out(sizes)
         buffer = self._buffers.take(total, self._stream)
         self._stream.wait(self._ready[slot])
-        copies = spans_in(buffer.memory.span, offsets, sizes)
+        copies = spans_in(buffer.span, offsets, sizes)
         for target, source in zip(copies, spans, strict=True):
             self._device.copy(target, source, self._stream)
         self._stream.record(self._copied)
@@ -132,8 +148,14 @@ class IpcReceiver:
         stream.record(event)
 
     def close(self) -> None:
-        """As `transfer.Receiver.close`: mappings go with the last that somebody refers to."""
+        """As `transfer.Receiver.close`: mappings go with the last that somebody refers to.
+
+        The events that the writer waits for are kept if it has not closed its end yet. Closing again, once it has
+        or is dead, lets go of them.
+        """
         if self._closed:
+            if self._unmapped:
+                self._let_go()
             return
         self._arrivals.collect()
         self._closed = True
@@ -151,10 +173,18 @@ class IpcReceiver:
             done = True  # nothing that was issued goes on
         if not done:
             return  # still in use, so it stays mapped; the writer waits no longer than it lingers
-        for event in (*self._acks.values(), *self._ready.values(), self._copied):
+        for event in (*self._ready.values(), self._copied):
             event.close()
-        for mapping in self._mappings.values():
-            mapping.close()
+        for handle, _ in self._allocations.values():
+            self._mappings.release(handle)
         self._stream.close()
+        self._unmapped = True
         self._page.state = CLOSED
+        if self._page.writer_has_closed:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        while self._acks:
+            _, event = self._acks.popitem()
+            event.close()
         self._page.close()

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from async_adag.gpu.acks import HELD, OPEN, Acks
 from async_adag.gpu.buffers import Events, lay_out, size_class, wait_until
 from async_adag.gpu.held import Held
 from async_adag.gpu.interface import Device, DeviceError, Event, Export, Memory, Span, Stream
 from async_adag.gpu.ipc import Note, Place
+
+
+class Pool(Protocol):
+    """Memory that readers may open where it is, rather than have it copied; for one, `pool.Allocations`."""
+
+    def find(self, span: Span) -> tuple[int, int] | None:
+        """The number of the allocation in which it lies, and where; None: it is none of this.
+
+        Whoever owns the allocation keeps it until all senders that have asked are closed.
+        """
+
+    def memory(self, number: int) -> Memory:
+        """An allocation that `find` has told of."""
 
 
 class _Allocation:
@@ -62,13 +75,16 @@ class _Slot:
 class IpcSender:
     """The writer's end: a `transfer.Sender`."""
 
+    SMALLEST = 2 << 20
+    """What is allocated at least, in bytes: CUDA shares nothing smaller."""
+
     def __init__(
         self,
         device: Device,
         page: Any,
         readers: int,
         slots: int,
-        find: Callable[[Span], Export | None] | None = None,
+        pool: Pool | None = None,
         *,
         patience: float = 10.0,
         linger: float = 5.0,
@@ -80,14 +96,13 @@ class IpcSender:
             page: of `acks_size` bytes, shared with the readers, zeros.
             readers: how many there are.
             slots: as many as the readers were told (`slots_for`).
-            find: tells of memory that readers may open where it is, rather than have it copied. Whoever owns the
-                allocation keeps it until this is closed.
+            pool: what is in it stays where it is (None: all is copied).
             patience: how long to wait for a slot, in seconds, where readers do not keep to the rules.
             linger: how long `close` waits for the readers and the device, each, in seconds.
         """
         self._device = device
-        self._pages = [Acks(page, reader, slots) for reader in range(readers)]
-        self._find = find
+        self._pages = [self._open_page(page, reader, slots) for reader in range(readers)]
+        self._pool = pool
         self._patience = patience
         self._linger = linger
         self._stream = device.stream()
@@ -104,17 +119,20 @@ class IpcSender:
         self._allocations = 0
         self._spare: list[_Allocation] = []
         self._ours: list[_Allocation] = []
-        self._found: dict[bytes, _Allocation] = {}
+        self._found: dict[int, _Allocation] = {}
         self._stranded: list[Any] = []
         self._closed = False
         self._freed = False
+
+    def _open_page(self, page: Any, reader: int, slots: int) -> Acks:
+        return Acks(page, reader, slots)
 
     def announce(self, spans: Sequence[Span], owners: Sequence[Any], stream: Stream) -> Note:
         """As `transfer.Sender.announce`: what has to be copied is, and the rest stays where it is."""
         self._check_open()
         self._collect()
-        found = [self._find(span) if self._find else None for span in spans]
-        staged = [index for index, export in enumerate(found) if export is None]
+        found = [None if self._pool is None else self._pool.find(span) for span in spans]
+        staged = [index for index, place in enumerate(found) if place is None]
         offsets, total = lay_out(spans[index].nbytes for index in staged)
         slot = self._take()
         try:
@@ -133,7 +151,7 @@ class IpcSender:
             done = self._events.take()
             self._stream.record(done)
             self._held.add([done], copied)
-        slot.owners = [owners[index] for index, export in enumerate(found) if export is not None]
+        slot.owners = [owners[index] for index, place in enumerate(found) if place is not None]
         self._generation += 1
         slot.turn = self._generation
         self._sent.append(slot)
@@ -163,8 +181,11 @@ class IpcSender:
         """
         if self._freed:
             return
-        self._closed = True
-        self._last = None
+        if not self._closed:
+            self._closed = True
+            self._last = None
+            for page in self._pages:
+                page.close_writer()
         wait_until(lambda: all(page.state != OPEN for page in self._pages), self._linger)
         self._held.close(self._linger)
         if self._is_quiet() and not any(page.state == HELD for page in self._pages):
@@ -181,6 +202,7 @@ class IpcSender:
             slot.owners = []
             for event in (slot.ready, *slot.acks):
                 event.close()
+            slot.acks = []
         for allocation in self._ours:
             if allocation.memory is not None:
                 allocation.memory.close()
@@ -208,6 +230,9 @@ class IpcSender:
     def _collect(self) -> None:
         """Take in what readers have told and the device has done."""
         self._held.release()
+        for number, page in enumerate(self._pages):
+            if page.state != OPEN:
+                raise DeviceError(f"reader {number} has closed its end")
         waiting = []
         for slot in self._sent:
             if slot is not self._last and self._is_acked(slot):
@@ -296,7 +321,7 @@ class IpcSender:
             slot.staging = min(reversed(fitting), key=lambda allocation: allocation.size)
             self._spare.remove(slot.staging)
             return
-        memory = self._device.allocate(size_class(nbytes))
+        memory = self._device.allocate(max(size_class(nbytes), self.SMALLEST))
         slot.staging = self._new(self._device.export(memory.span), memory)
 
     def _new(self, export: Export, memory: Memory | None) -> _Allocation:
@@ -306,22 +331,32 @@ class IpcSender:
         return allocation
 
     def _fill(
-        self, slot: _Slot, spans: Sequence[Span], found: Sequence[Export | None], offsets: dict[int, int]
+        self,
+        slot: _Slot,
+        spans: Sequence[Span],
+        found: Sequence[tuple[int, int] | None],
+        offsets: dict[int, int],
     ) -> list[Place]:
         places = []
-        for index, (span, export) in enumerate(zip(spans, found, strict=True)):
-            if export is not None:
-                allocation = self._found.get(export.handle)
-                if allocation is None:
-                    allocation = self._found[export.handle] = self._new(export, None)
-                places.append((allocation.number, export.offset))
+        for index, (span, place) in enumerate(zip(spans, found, strict=True)):
+            if place is not None:
+                number, offset = place
+                allocation = self._in_pool(number)
             else:
-                allocation = slot.staging
-                assert allocation is not None
-                assert allocation.memory is not None
-                target = Span(allocation.memory.span.address + offsets[index], span.nbytes)
+                assert slot.staging is not None
+                assert slot.staging.memory is not None
+                allocation, offset = slot.staging, offsets[index]
+                target = Span(slot.staging.memory.span.address + offset, span.nbytes)
                 self._device.copy(target, span, self._stream)
-                places.append((allocation.number, allocation.offset + offsets[index]))
+            places.append((allocation.number, allocation.offset + offset))
             if not allocation.known and allocation not in slot.shown:
                 slot.shown.append(allocation)
         return places
+
+    def _in_pool(self, number: int) -> _Allocation:
+        allocation = self._found.get(number)
+        if allocation is None:
+            assert self._pool is not None
+            export = self._device.export(self._pool.memory(number).span)
+            allocation = self._found[number] = self._new(export, None)
+        return allocation

@@ -176,7 +176,7 @@ class LinkReceiver:
         self._arrivals.collect()
         offsets, total = lay_out(sizes)
         buffer = self._buffers.take(total, self._stream)
-        spans = spans_in(buffer.memory.span, offsets, sizes)
+        spans = spans_in(buffer.span, offsets, sizes)
         try:
             with self._link.group():
                 for span in spans:
