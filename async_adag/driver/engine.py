@@ -1,4 +1,4 @@
-"""The engine of a compiled graph: admits executions, takes in what arrives, and settles futures and refs.
+"""The engine of a compiled graph: admits executions, has what arrives taken in (`arrivals.py`), and ends.
 
 One lock guards the ledger and the channel ends. Nothing is read in the background: whoever is there takes in what
 has arrived, the event loop when the doorbell rings, or a thread that waits for a result. Of several such threads
@@ -16,13 +16,14 @@ from collections.abc import Callable
 from typing import Any
 
 from async_adag.channels import forks
-from async_adag.channels.failures import annotate, decode_failure
-from async_adag.channels.interface import STOP, Failure, Reader, Writer
+from async_adag.channels.failures import annotate
+from async_adag.channels.interface import STOP, Writer
 from async_adag.driver.arguments import Arguments, part
+from async_adag.driver.arrivals import Arrivals, Sinks
 from async_adag.driver.blocking import Blocking
 from async_adag.driver.capacity import Line, Waiter
 from async_adag.driver.deploy import Deployment
-from async_adag.driver.event_loop import LoopBinding, settle_here
+from async_adag.driver.event_loop import LoopBinding
 from async_adag.driver.interrupts import Held
 from async_adag.driver.reasons import Reason, broken_off, channel_failure, departure, forked, torn_down
 from async_adag.driver.results import GraphRef
@@ -31,21 +32,13 @@ from async_adag.errors import (
     AdagError,
     CapacityExceeded,
     GraphClosed,
-    RemoteError,
 )
 from async_adag.graph.model import FromInput
-from async_adag.graph.plan import Output, Plan
+from async_adag.graph.plan import Plan
 from async_adag.options import Options
 from async_adag.protocol.frame import FrameError
 from async_adag.protocol.ledger import Entry, Ledger
 from async_adag.protocol.lifecycle import Lifecycle, State
-
-Sinks = list[Any]
-"""What waits for an execution: for each output a future, or a weak reference to a `GraphRef`.
-
-A ref holds the graph. If the engine held the ref, a graph whose refs were dropped would be held for ever, by the
-finalizer that is to tear it down.
-"""
 
 
 class Engine:
@@ -61,20 +54,6 @@ class Engine:
         ends = deployment.ends
         self._writers: list[Writer] = [ends.writers[channel.number] for channel in plan.inputs()]
         results = plan.results()
-        self._results: list[tuple[int, Reader, Callable[[], bool]]] = [
-            (place, ends.readers[channel.number], ends.readers[channel.number].may_read)
-            for place, channel in enumerate(results)
-        ]
-        self._routes = [
-            [
-                (number, output.position)
-                for number, output in enumerate(plan.outputs)
-                if isinstance(output, Output) and output.channel == channel.number
-            ]
-            for channel in results
-        ]
-        self._counts = [len(channel.values) for channel in results]
-        self._on_gpu = [bool(channel.gpu) for channel in results]
         self._echoes = [
             (number, output.key) for number, output in enumerate(plan.outputs) if isinstance(output, FromInput)
         ]
@@ -85,6 +64,10 @@ class Engine:
         self._refusal: Callable[[], AdagError] | None = None
         self.blocking = Blocking(self)
         self._loop = LoopBinding(self)
+        self._arrivals = Arrivals(
+            plan, ends.readers, self.ledger, self._loop, self._may_stop, deployment.gpu_results
+        )
+        self._has_results = bool(results)
         self._outputs = range(len(plan.outputs))
         self._alone = False  # whether executions come one at a time
         self._deaf = False  # while taking in, and when nothing more will be taken in
@@ -117,7 +100,7 @@ class Engine:
         self._refusal = self._forked = lambda: forked(parent, child)
         self._deaf = True
         self.life.move(State.CLOSED)
-        self._results.clear()
+        self._arrivals.let_go()
         self._writers.clear()
         self._loop.leave_to_parent()
         self.blocking.leave_to_parent()
@@ -278,7 +261,7 @@ class Engine:
             for writer in writers:  # first: while the actor wakes, there is time for the books
                 writer.publish()
             for number, key in self._echoes:
-                self._settle(sinks[number], part(key, args, kwargs), None, self._loop.is_here())
+                self._arrivals.settle(sinks[number], part(key, args, kwargs), None, self._loop.is_here())
             return self.ledger.admit(sinks)
         except BaseException as error:
             self.fail(broken_off(error))
@@ -286,7 +269,7 @@ class Engine:
 
     def _call_up(self) -> None:
         """An execution comes: where it will be the only one, have the actors wake while it is made ready."""
-        alone = self.ledger.in_flight == 0 and bool(self._results)
+        alone = self.ledger.in_flight == 0 and self._has_results
         if alone is not self._alone:
             self._alone = alone
             for control in self.deployment.controls:
@@ -333,17 +316,14 @@ class Engine:
         if self._deaf:
             return
         arrived = self.ledger.arrived
-        here = self._loop.is_here()
         try:
             self._deaf = True  # unpickling runs code of the user's, which may come back here
-            for channel, reader, may_read in self._results:
-                while may_read():
-                    self._arrive(channel, reader, here)
-        except FrameError as error:
-            self.fail(channel_failure(self.plan, self.plan.results()[channel], str(error)))
-            return
+            broken = self._arrivals.take_in(self._loop.is_here())
+            if broken is not None:
+                self.fail(broken)
+                return
         except BaseException as error:
-            if not self._is_in_step():
+            if not self._arrivals.is_in_step():
                 self.fail(broken_off(error))
             raise
         finally:
@@ -358,68 +338,12 @@ class Engine:
                 _wake_all(self._quiet)
                 self.blocking.tell()
 
-    def _arrive(self, channel: int, reader: Reader, here: bool) -> None:
-        error: BaseException | None = None
-        ending: BaseException | None = None
-        value: Any = None
-        try:
-            value = reader.read()
-        except FrameError:
-            raise
-        except BaseException as unreadable:
-            if reader.taken() == self.ledger.taken(channel):
-                raise  # it came before the frame was consumed
-            annotate(unreadable, "async_adag: the result could not be unpickled here")
-            error = unreadable
-            if not isinstance(error, Exception):
-                ending = error  # meant for whoever is here; the execution that was hit gets an error of its own
-                error = RemoteError(f"{ending!r} was raised here while the result was unpickled")
-        if type(value) is Failure:
-            try:
-                error = decode_failure(value.encoded)
-            except Exception as unreadable:
-                annotate(unreadable, "async_adag: the error of a node could not be unpickled here")
-                error = unreadable
-        elif value is STOP:
-            if self.life.state is not State.DRAINING or self.ledger.in_flight:
-                raise FrameError("a stop that nobody sent")
-            return
-        elif (count := self._counts[channel]) != 1 and error is None and not _is_tuple_of(value, count):
-            raise FrameError("another number of values than there are")
-        try:
-            sinks = self.ledger.first(channel).payload
-        except IndexError:
-            raise FrameError("a frame that no execution waits for") from None
-        try:
-            self.ledger.arrive(channel)
-            for number, position in self._routes[channel]:
-                piece = value if position is None or error is not None else value[position]
-                if self._on_gpu[channel] and error is None and type(sinks[number]) is not weakref.ref:
-                    self.deployment.gpu_results.settle(sinks[number], piece, settle_here)
-                else:
-                    self._settle(sinks[number], piece, error, here)
-        except BaseException as half:
-            for number, _ in self._routes[channel]:
-                self._settle(sinks[number], None, AdagError(f"{half!r} was raised in its way"), here)
-            raise
-        if ending is not None:
-            raise ending
-
-    def _is_in_step(self) -> bool:
-        """Whether every frame that was consumed is in the books."""
-        return all(reader.taken() == self.ledger.taken(channel) for channel, reader, _ in self._results)
-
-    def _settle(self, sink: Any, value: Any, error: BaseException | None, here: bool) -> None:
-        if type(sink) is weakref.ref:
-            ref = sink()
-            if ref is not None:  # else it was dropped: nobody can get the result
-                ref.settle(value, error)
-        else:
-            self._loop.settle(sink, value, error, here)
-
     def may_read(self) -> bool:
         """Whether a frame has arrived that was not taken in."""
-        return any(may_read() for _, _, may_read in self._results)
+        return self._arrivals.may_read()
+
+    def _may_stop(self) -> bool:
+        return self.life.state is State.DRAINING and self.ledger.in_flight == 0
 
     def arm_or_end(self) -> bool:
         """As `arm`; True too when nothing more will come."""
@@ -428,9 +352,7 @@ class Engine:
 
     def arm(self) -> bool:
         """Arm all that this process waits for; True if something of it is there already."""
-        there = False
-        for _, reader, _ in self._results:
-            there |= reader.arm()
+        there = self._arrivals.arm()
         ledger = self.ledger
         if (self._quiet and ledger.in_flight == 0) or (not self.line.is_empty() and ledger.has_place()):
             # What is missing is room in every channel: once that is there, nobody rings any more.
@@ -480,7 +402,7 @@ class Engine:
 
     def outputs_of(self, channels: list[int]) -> tuple[int, ...]:
         """The outputs that these channels of the ledger bring, by number."""
-        return tuple(sorted(number for channel in channels for number, _ in self._routes[channel]))
+        return self._arrivals.outputs_of(channels)
 
     # -- departures and the end
 
@@ -518,11 +440,7 @@ class Engine:
         """Nothing more will be sent or taken in. ``reason`` makes the error of an execution, or (-1) of a call."""
         self._refusal = lambda: reason(-1)
         self._deaf = True
-        for entry, channels in self.ledger.abandon():
-            error = reason(entry.seq)
-            for channel in channels:
-                for number, _ in self._routes[channel]:
-                    self._settle(entry.payload[number], None, error, self._loop.is_here())
+        self._arrivals.abandon(reason, self._loop.is_here())
         self.line.dismiss(self._refusal)
         _wake_all(self._quiet)
         self.deployment.end_loops()
@@ -585,13 +503,9 @@ class Engine:
         with self.lock:
             forks.forget(self)
             self.blocking.close()
-            self._results.clear()
+            self._arrivals.let_go()
             self._writers.clear()
             self.deployment.close()
-
-
-def _is_tuple_of(value: Any, count: int) -> bool:
-    return type(value) is tuple and len(value) == count
 
 
 def _wake_all(waiters: list[Waiter]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,23 @@ if TYPE_CHECKING:
 Future = asyncio.Future[Any]
 
 
+class _Hold:
+    """Keeps the compiled graph alive while tasks wait for its executions.
+
+    Only the event loop has it, so that it goes with a loop that is closed, and lets go of what nobody can await.
+    """
+
+    __slots__ = ("__weakref__", "_engine", "owner")
+
+    def __init__(self, engine: Engine, owner: object | None) -> None:
+        self._engine = engine
+        self.owner = owner
+
+    def on_departure(self) -> None:
+        """What the event loop does when an actor has left."""
+        self._engine.on_departure()
+
+
 class LoopBinding:
     """Which loop a graph is bound to. All but `settle_here` is called under the graph's lock."""
 
@@ -27,7 +45,7 @@ class LoopBinding:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
         self._fds: list[int] = []
-        self._owner: object | None = None
+        self._hold: Callable[[], _Hold | None] = _no_hold
         self.is_raw = False  # whether Ctrl-C raises in the middle of whatever this loop runs
 
     def bind(self) -> asyncio.AbstractEventLoop:
@@ -39,6 +57,9 @@ class LoopBinding:
         loop = asyncio.get_running_loop()
         if loop is self._loop:
             return loop
+        before = self._hold()
+        owner = before.owner if before is not None else None  # tasks of a loop that stands still may go on
+        del before
         if self._loop is not None and not self._loop.is_closed():
             if self._loop.is_running():
                 raise RuntimeError(
@@ -47,6 +68,8 @@ class LoopBinding:
                 )
             self._unwatch(self._loop)
         engine = self._engine
+        hold = _Hold(engine, owner)
+        self._hold = weakref.ref(hold)
         self._loop = loop
         self._thread = threading.get_ident()
         self.is_raw = raises_anywhere()
@@ -54,7 +77,7 @@ class LoopBinding:
         deployment = engine.deployment
         self._fds = [deployment.ends.doorbell.fd, deployment.supervision.fd]
         loop.add_reader(self._fds[0], engine.on_doorbell)
-        loop.add_reader(self._fds[1], engine.on_departure)
+        loop.add_reader(self._fds[1], hold.on_departure)
         self.settle_in()
         return loop
 
@@ -65,11 +88,15 @@ class LoopBinding:
 
     def keep(self, owner: object) -> None:
         """Keep the compiled graph alive while tasks wait for its executions."""
-        self._owner = owner
+        hold = self._hold()
+        if hold is not None:
+            hold.owner = owner
 
     def release(self) -> None:
         """Nothing is in flight: whether the graph lives is up to those who hold it."""
-        self._owner = None
+        hold = self._hold()
+        if hold is not None:
+            hold.owner = None
 
     def is_here(self) -> bool:
         """Whether this is the thread of the bound loop."""
@@ -125,12 +152,16 @@ class LoopBinding:
         """See `forks.Holder`: the loop's epoll is the parent's too, so nothing is taken off it."""
         self._loop = None
         self._fds = []
-        self._owner = None
+        self.release()
 
     def _unwatch(self, loop: asyncio.AbstractEventLoop) -> None:
         for fd in self._fds:
             loop.remove_reader(fd)
         self._fds = []
+
+
+def _no_hold() -> None:
+    """What a dead weak reference gives, for a graph that no loop has served yet."""
 
 
 def settle_here(future: Future, value: Any, error: BaseException | None) -> None:

@@ -10,7 +10,8 @@ from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from typing import Any, Self, TextIO
 
 from async_adag.driver import closing
-from async_adag.driver.engine import Engine, Sinks
+from async_adag.driver.arrivals import Sinks
+from async_adag.driver.engine import Engine
 from async_adag.driver.event_loop import settle_here
 from async_adag.driver.results import FutureList, GraphRef, RefList
 from async_adag.driver.snapshots import state_of, stats_of

@@ -191,7 +191,9 @@ def test_an_array_outlives_both_ends_and_its_mapping_goes_with_it(make_ring):
 def test_a_held_array_keeps_only_its_own_memory_and_not_the_reader(make_ring):
     ring = make_ring()
     arrived = ring.pass_on(numbered(5))
+    fd = ring.reader._fd
     reader = weakref.ref(ring.readers.pop())
     gc.collect()
     assert reader() is None
     assert (arrived == 5).all()
+    os.close(fd)  # which it would have done, had it been closed

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+import weakref
 
 import pytest
+import ray
 import uvloop
 from ray.dag import InputNode
 
 import async_adag
+from tests.belongings import take_stock
 from tests.threads import in_thread
+from tests.turns import until
 
 FACTORIES = [asyncio.new_event_loop, uvloop.new_event_loop]
 
@@ -170,6 +174,68 @@ def test_a_graph_lives_while_a_task_awaits_its_result(workers, gate, factory):
         return await future
 
     assert run(main(), factory) == "still there"
+
+
+@pytest.mark.parametrize("dropped", ["before the loop is closed", "after that"])
+@pytest.mark.parametrize("factory", FACTORIES)
+def test_a_graph_that_is_dropped_while_a_closed_loop_has_executions_in_flight(workers, gate, factory, dropped):
+    """Nobody can await them any more: they do not keep the graph."""
+    before = take_stock().of_graphs()
+    with InputNode() as x:
+        compiled = async_adag.compile(workers[1].hold.bind(x))
+    held, gone = [compiled], weakref.ref(compiled)
+    del compiled
+
+    async def leave():
+        await held[0].execute_async(gate.path)
+        if dropped.startswith("before"):
+            held.clear()
+            gc.collect()
+            assert gone() is not None
+
+    run(leave(), factory)
+    gate.entered()
+    held.clear()
+    gc.collect()
+    assert gone() is None
+    assert not take_stock().of_graphs() - before
+    gate.open()
+    assert ray.get(workers[1].echo.remote(1)) == 1
+
+
+@pytest.mark.parametrize("factory", FACTORIES)
+def test_a_graph_lives_while_a_task_of_a_loop_that_stands_still_awaits_its_result(workers, gate, factory):
+    """Also when another loop has taken it over."""
+    with InputNode() as x:
+        compiled = async_adag.compile(workers[1].hold.bind(x))
+    gone = weakref.ref(compiled)
+
+    async def begin(compiled):
+        return await compiled.execute_async(gate.path)
+
+    async def take_over(compiled):
+        with pytest.raises(TypeError, match="pickle"):
+            await compiled.execute_async(threading.Lock())
+        del compiled
+
+    async def serve():
+        gc.collect()
+        gate.open("still there")
+        await until(lambda: gone() is None)  # nothing is in flight any more
+
+    async def finish(future):
+        return await future
+
+    first, second = factory(), factory()
+    try:
+        future = first.run_until_complete(begin(compiled))
+        second.run_until_complete(take_over(compiled))
+        del compiled
+        second.run_until_complete(serve())
+        assert first.run_until_complete(finish(future)) == "still there"
+    finally:
+        first.close()
+        second.close()
 
 
 @pytest.mark.parametrize("factory", FACTORIES)

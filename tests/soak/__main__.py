@@ -19,7 +19,7 @@ from tests.soak import record, verdict
 from tests.soak.chaos import Chaos
 from tests.soak.outcomes import Hung, Tally
 from tests.soak.parcels import SIZES
-from tests.soak.sampling import Sample
+from tests.soak.sampling import Sample, peaks
 from tests.soak.soak import Soak
 
 MINUTES = 10.0
@@ -92,6 +92,9 @@ def _report(options: argparse.Namespace, facts: dict[str, object], tally: Tally,
     if tally.slowest_failure:
         milliseconds = tally.slowest_failure * 1000
         print(f"{milliseconds:>7.0f} ms  from a SIGKILL until the last call in flight had failed, at most")
+    for process, (most, last) in peaks(samples).items():
+        most_mb, last_mb = most / verdict.MEGABYTE, last / verdict.MEGABYTE
+        print(f"{most_mb:>7.1f} MB  of memory (PSS) in the {process} at most, {last_mb:.1f} MB at last")
     if findings:
         print(f"\n{verdict.table(findings)}")
     elif options.run == "soak":

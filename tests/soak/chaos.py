@@ -1,7 +1,8 @@
 """Chaos: graphs live and end at random, are called every way there is, and lose their actors meanwhile.
 
 Whatever comes of a call must be right, or fail for a reason that it had. A graph that has lost an actor is
-compiled anew, on the same seats: the survivors and whoever took the dead one's place.
+compiled anew, on the same seats: the survivors and whoever took the dead one's place. So is one of which a frame
+was spoiled. Strangers knock wherever a graph is compiled.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from random import Random
 from typing import Any
 
 from tests.belongings import take_stock
-from tests.soak.actors import give_back_memory
+from tests.soak.actors import give_back_memory, keep_no_free_memory
 from tests.soak.callers import Callers
 from tests.soak.closing import ENDS, compile_subject, end
+from tests.soak.intruders import Strangers, spoil_a_frame
 from tests.soak.outcomes import Outcome, Subject, Tally, judge_compile
 from tests.soak.parcels import Post
 from tests.soak.sampling import Sample, take_samples
@@ -28,6 +30,7 @@ from tests.soak.world import Seat, World
 
 LIVES = 3  # graphs at a time
 SAMPLE_EVERY = 2.0  # seconds
+KNOCK_EVERY = 0.02
 LOOKS = 20  # for what loops that were abandoned leave behind while they end
 
 
@@ -48,16 +51,20 @@ class Chaos:
         self._pause = pause
         self._tell = tell
         self._world = World(Random(f"{seed} world"), tally)
+        self._strangers = Strangers(Random(f"{seed} strangers"), tally)
         self._over = False
         self._before = take_stock().of_graphs()  # in a test process, what other tests still hold
 
     async def run(self, seconds: float) -> None:
         """Lives and kills until ``seconds`` have passed, then a look at what is left."""
-        with self._complaints():
+        keep_no_free_memory()
+        began = time.monotonic()
+        with self._complaints(), self._strangers.log():
             for seat in self._world.seats:
                 await self._world.pid_of(seat)  # it has started
             lives = [asyncio.ensure_future(self._lives(number)) for number in range(LIVES)]
-            others = [asyncio.ensure_future(self._killer()), asyncio.ensure_future(self._sampler())]
+            beside = (self._killer(), self._spoiler(), self._knocker(), self._sampler(began))
+            others = [asyncio.ensure_future(one) for one in beside]
             try:
                 await asyncio.wait([*lives, *others], timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
             finally:
@@ -65,7 +72,9 @@ class Chaos:
             await asyncio.wait([*lives, *others])
             for task in (*lives, *others):
                 await task
+            await self._strangers.gone()
             await self._look_for_leftovers()
+            self._sample(began)
 
     # -- lives
 
@@ -75,14 +84,14 @@ class Chaos:
         while not self._over:
             shape = any_shape(rng)
             seats = rng.choices(self._world.seats, k=shape.seats)
-            lost = await self._life(callers, shape, seats, after_a_death=False)
-            while lost and not self._over:
-                lost = await self._life(callers, shape, seats, after_a_death=True)
+            hurt = await self._life(callers, shape, seats, again=False)
+            while hurt and not self._over:
+                hurt = await self._life(callers, shape, seats, again=True)
             callers.let_go(0 if rng.random() < 0.3 else 40)
         callers.let_go()
 
-    async def _life(self, callers: Callers, shape: Shape, seats: list[Seat], *, after_a_death: bool) -> bool:
-        """One graph from its compilation to its end; whether it has lost an actor."""
+    async def _life(self, callers: Callers, shape: Shape, seats: list[Seat], *, again: bool) -> bool:
+        """One graph from its compilation to its end; whether it was hurt."""
         rng = callers.rng
         subject = self._world.open(shape, seats)
         try:
@@ -92,9 +101,9 @@ class Chaos:
                 why = judge_compile(subject, error)
                 if why:
                     self.tally.complain(why)
-                return bool(subject.deaths)
+                return subject.is_hurt()
             self.tally.note("graphs compiled")
-            if after_a_death:
+            if again:
                 await self._prove(callers, subject)
             acts = [self._calls(callers, subject, rng.randint(1, 6)) for _ in range(rng.randint(1, 4))]
             calls = asyncio.gather(*acts)
@@ -104,7 +113,7 @@ class Chaos:
                 await asyncio.wait([calls])
             await end(subject, rng.choice(ENDS), self.tally)
             await calls
-            return bool(subject.deaths)
+            return subject.is_hurt()
         finally:
             self._world.forget(subject)
 
@@ -124,10 +133,10 @@ class Chaos:
         """The survivors, and those who took the dead ones' places, are as good as new."""
         right = self.tally.outcomes[Outcome.RIGHT]
         await callers.awaited(subject, [callers.post.parcel(1000)])
-        if not subject.deaths:
-            self.tally.note("graphs compiled again after a kill, and right")
+        if not subject.is_hurt():
+            self.tally.note("graphs compiled again after they were hurt, and right")
             if self.tally.outcomes[Outcome.RIGHT] == right:
-                self.tally.complain(f"{subject.shape.name!r} was compiled again after a kill, and gave no result")
+                self.tally.complain(f"{subject.shape.name!r} was compiled again, and gave no result")
 
     # -- beside them
 
@@ -140,10 +149,25 @@ class Chaos:
             else:
                 await self._world.kill()
 
-    async def _sampler(self) -> None:
-        began = time.monotonic()
+    async def _spoiler(self) -> None:
+        rng = Random(f"{self._seed} spoiler")
         while not self._over:
-            self.samples += take_samples({"driver": os.getpid()}, began, self.tally.executions)
+            await asyncio.sleep(rng.uniform(0, self._pause))
+            subjects = self._world.at_work()
+            rng.shuffle(subjects)
+            any(spoil_a_frame(subject, rng, self.tally) for subject in subjects)
+
+    async def _knocker(self) -> None:
+        while not self._over:
+            self._strangers.knock()
+            await asyncio.sleep(KNOCK_EVERY)
+
+    def _sample(self, began: float) -> None:
+        self.samples += take_samples({"driver": os.getpid()}, began, self.tally.executions)
+
+    async def _sampler(self, began: float) -> None:
+        while not self._over:
+            self._sample(began)
             kills, executions = self.tally.events["kills"], self.tally.executions
             self._tell(f"{time.monotonic() - began:.0f} s, {executions} executions, {kills} kills")
             await asyncio.sleep(SAMPLE_EVERY)

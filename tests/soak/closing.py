@@ -60,7 +60,7 @@ async def end(subject: Subject, way: str, tally: Tally) -> None:
         case _:
             ending = _leave(compiled)
     result = await tally.result_of(ending, way)
-    if isinstance(result, BaseException) and not (subject.deaths and isinstance(result, async_adag.AdagError)):
+    if isinstance(result, BaseException) and not (subject.is_hurt() and isinstance(result, async_adag.AdagError)):
         tally.complain(f"{way} of {subject.shape.name!r} raised {result!r:.2000}")
 
 

@@ -31,6 +31,7 @@ class Outcome(StrEnum):
     FULL = "no place in time"
     CLOSED = "its graph was closed"
     BROKEN = "its actor was killed"
+    SPOILED = "its memory was spoiled"
     WRONG = "wrong"
 
 
@@ -43,6 +44,8 @@ class Subject:
         compiled: the graph, while it is held here.
         deaths: when it was begun to kill each of its actors (`time.monotonic`), so far.
         killed_at: when the first of them was killed, if by a signal.
+        spoiled: whether a frame of it was spoiled.
+        refused: whether such a frame was found, and broke it.
         draining: whether it is being closed so that what is in flight finishes.
         abandoned: whether it is being torn down with what is in flight.
         impatient: whether blocking admissions give up after ``submit_timeout``.
@@ -54,13 +57,19 @@ class Subject:
         self.compiled: Any = None
         self.deaths: list[float] = []
         self.killed_at: float | None = None
+        self.spoiled = False
+        self.refused = False
         self.draining = False
         self.abandoned = False
         self.impatient = False
 
     def is_at_work(self) -> bool:
         """Whether callers should go on."""
-        return self.compiled is not None and not (self.deaths or self.draining or self.abandoned)
+        return self.compiled is not None and not (self.is_hurt() or self.draining or self.abandoned)
+
+    def is_hurt(self) -> bool:
+        """Whether something was done to it that may have broken it."""
+        return bool(self.deaths) or self.spoiled
 
 
 @dataclass
@@ -113,7 +122,9 @@ def _judge_error(call: Call, error: BaseException, expected: list[Parcel | Faili
     if isinstance(error, asyncio.CancelledError):
         return Outcome.CANCELLED if call.cancelled else None
     if isinstance(error, GraphBroken):
-        return Outcome.BROKEN if subject.deaths and isinstance(error, ActorDiedError) else None
+        if isinstance(error, ActorDiedError):
+            return Outcome.BROKEN if subject.deaths else None
+        return Outcome.SPOILED if subject.spoiled else None
     if isinstance(error, GraphClosed):
         closed = subject.abandoned or (subject.draining and not call.admitted)
         return Outcome.CLOSED if closed else None
@@ -199,6 +210,9 @@ class Tally:
             self.outcomes[outcome] += 1
             if why:
                 self.wrong.append(why)
+            if outcome is Outcome.SPOILED and not call.subject.refused:
+                call.subject.refused = True
+                self.events["malformed frames refused"] += 1
             killed_at = call.subject.killed_at
             if outcome is Outcome.BROKEN and killed_at is not None and call.began < killed_at:
                 self.slowest_failure = max(self.slowest_failure, at - killed_at)

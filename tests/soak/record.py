@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks import machine
 from tests.soak.outcomes import Tally
-from tests.soak.sampling import Sample
+from tests.soak.sampling import Sample, peaks
 from tests.soak.verdict import MEGABYTE, Finding
 
 PANELS = (
@@ -34,6 +34,7 @@ def as_json(
         "events": dict(sorted(tally.events.items())),
         "wrong": tally.wrong,
         "slowest failure after a kill, s": round(tally.slowest_failure, 4),
+        "memory at most and at last, bytes": peaks(samples),
         "findings": [dataclasses.asdict(finding) | {"flat": finding.flat} for finding in findings],
         "samples": [dataclasses.asdict(sample) for sample in samples],
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +55,15 @@ def take_samples(pids: Mapping[str, int], began: float, executions: int) -> list
         except (FileNotFoundError, ProcessLookupError):
             pass
     return samples
+
+
+def peaks(samples: Sequence[Sample]) -> dict[str, tuple[int, int]]:
+    """The most and the last memory (PSS) of each process that was sampled, in bytes."""
+    found: dict[str, tuple[int, int]] = {}
+    for sample in samples:
+        most, _ = found.get(sample.process, (0, 0))
+        found[sample.process] = max(most, sample.pss), sample.pss
+    return found
 
 
 def figures_of(process: Path) -> dict[str, int]:

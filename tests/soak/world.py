@@ -59,7 +59,7 @@ class World:
             Seat("d (async)", AsyncHand),
             Seat("e (async)", AsyncHand),
         ]
-        self._subjects: set[Subject] = set()
+        self._subjects: dict[Subject, None] = {}
         self._rng = rng
         self._tally = tally
         self._post = Post(rng)
@@ -69,12 +69,12 @@ class World:
     def open(self, shape: Shape, seats: list[Seat]) -> Subject:
         """A graph to be compiled on whoever sits there now; whom it loses is noted from here on."""
         subject = Subject(shape, [seat.actor for seat in seats])
-        self._subjects.add(subject)
+        self._subjects[subject] = None
         return subject
 
     def forget(self, subject: Subject) -> None:
         """It was ended."""
-        self._subjects.discard(subject)
+        self._subjects.pop(subject, None)
 
     async def pid_of(self, seat: Seat) -> int | None:
         """The process of the actor that sits there; None if it has none now."""
@@ -132,7 +132,6 @@ class World:
         await asyncio.sleep(STALL)
         os.kill(pid, signal.SIGCONT)
 
-    async def pids(self) -> dict[str, int]:
-        """The processes, by the names of the seats."""
-        found = {seat.name: await self.pid_of(seat) for seat in self.seats}
-        return {name: pid for name, pid in found.items() if pid is not None}
+    def at_work(self) -> list[Subject]:
+        """The graphs that are called now, the oldest first."""
+        return [subject for subject in self._subjects if subject.is_at_work()]

@@ -117,6 +117,10 @@ def killed(call):
     call.subject.deaths.append(time.monotonic())
 
 
+def spoiled(call):
+    call.subject.spoiled = True
+
+
 def draining(call):
     call.subject.draining = True
 
@@ -143,6 +147,7 @@ def unsendable(call):
 
 REASONS = [
     (ActorDied("died"), killed, Outcome.BROKEN),
+    (GraphBroken("a channel failed"), spoiled, Outcome.SPOILED),
     (GraphClosed("closed"), draining, Outcome.CLOSED),
     (GraphClosed("closed"), abandoned, Outcome.CLOSED),
     (asyncio.CancelledError(), cancelled, Outcome.CANCELLED),
@@ -169,6 +174,16 @@ def test_a_broken_graph_must_say_that_an_actor_died(post):
     call = call_of(post.parcel(10))
     killed(call)
     assert judge(call, GraphBroken("a channel failed"))[0] is Outcome.WRONG
+
+
+def test_a_graph_that_a_spoiled_frame_broke_is_counted_once(post):
+    tally = Tally(patience=1)
+    call = call_of(post.parcel(10))
+    spoiled(call)
+    for _ in range(3):
+        tally.count(call, GraphBroken("a channel failed"))
+    assert tally.outcomes == {Outcome.SPOILED: 3}
+    assert tally.events == {"malformed frames refused": 1}
 
 
 def test_what_was_in_flight_when_a_graph_was_drained_must_finish(post):

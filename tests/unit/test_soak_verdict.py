@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from async_adag.channels.memory import create_file
-from tests.soak.sampling import FIGURES, Sample, figures_of, take_samples
+from tests.soak.sampling import FIGURES, Sample, figures_of, peaks, take_samples
 from tests.soak.verdict import ABSOLUTE, ENOUGH, MEGABYTE, find, table
 
 SELF = Path("/proc/self")
@@ -36,6 +36,12 @@ def test_growth_past_the_allowance_is_not_flat(figure):
 @pytest.mark.parametrize("figure", FIGURES)
 def test_within_the_allowance_is_flat(figure):
     assert not_flat(samples_of(figure, [ABSOLUTE[figure] / 20 * n for n in range(30)])) == []
+
+
+def test_memory_at_most_and_at_last():
+    samples = [*samples_of("pss", [10, 30, 20]), *samples_of("pss", [5], "an actor")]
+    assert peaks(samples) == {"driver": (30, 20), "an actor": (5, 5)}
+    assert peaks([]) == {}
 
 
 def test_warming_up_is_not_judged():
