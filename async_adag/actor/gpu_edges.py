@@ -15,12 +15,12 @@ from async_adag.channels.memory import Mapping
 from async_adag.channels.tensors import Header
 from async_adag.gpu.arrays import current_stream, library_of, span_of, wrap
 from async_adag.gpu.cuda import CudaDevice, find_device
-from async_adag.gpu.interface import DeviceError, Export, Link, Span, Stream
+from async_adag.gpu.interface import DeviceError, Link, Stream
 from async_adag.gpu.ipc import slots_for
 from async_adag.gpu.ipc_receiver import IpcReceiver
 from async_adag.gpu.ipc_sender import IpcSender
 from async_adag.gpu.links import LinkReceiver, LinkSender
-from async_adag.gpu.pool import ExportablePool
+from async_adag.gpu.pool import Allocations, ExportablePool
 from async_adag.graph.plan import GpuMove
 from async_adag.protocol.frame import ChannelError
 
@@ -29,11 +29,17 @@ _lingering: list[_Outgoing] = []
 
 
 class _Gate:
-    """The device, as threads enter it: each at its first use, and for as long as it lives."""
+    """The device, as threads enter it: each at its first use, and for as long as it lives.
 
-    def __init__(self, device: CudaDevice, pool: ExportablePool | None = None) -> None:
+    Args:
+        device: the device.
+        pool: where cupy takes memory from in those threads, so that what is made there can be handed over as it is.
+    """
+
+    def __init__(self, device: CudaDevice, pool: ExportablePool | None) -> None:
         self.device = device
         self._pool = pool
+        self._users = 0
         self._threads = threading.local()
 
     def streams(self, packages: set[str]) -> list[Stream]:
@@ -42,9 +48,20 @@ class _Gate:
             self._threads.entered = True
             self.device.enter()
             if self._pool is not None:
-                ExitStack().enter_context(self._pool.using())  # what the methods make can be handed over as it is
+                ExitStack().enter_context(self._pool.using())
         handles = {current_stream(package, self.device.ordinal) for package in packages}
         return [self.device.adopt(handle) for handle in sorted(handles)]
+
+    def lend(self) -> Allocations | None:
+        """The pool's memory, for a sender; it is kept until as many have been `free`."""
+        self._users += 1
+        return None if self._pool is None else self._pool.allocations
+
+    def free(self) -> None:
+        """No reader of that sender's has anything open any more."""
+        self._users -= 1
+        if not self._users and self._pool is not None:
+            self._pool.close()
 
     def join(self, later: Stream, earlier: Stream) -> None:
         """Have ``later`` wait for what was issued to ``earlier``."""
@@ -60,13 +77,11 @@ class _Outgoing:
     on_gpu = True
     may_wait = False
 
-    def __init__(
-        self, edge: str, gate: _Gate, sender: IpcSender | LinkSender, pool: ExportablePool | None = None
-    ) -> None:
+    def __init__(self, edge: str, gate: _Gate, sender: IpcSender | LinkSender) -> None:
         self._edge = edge
         self._gate = gate
         self._sender = sender
-        self._pool = pool
+        self._closed = False
 
     def announce(self, tensors: Sequence[Any]) -> Any:
         """See `moved.Sender`."""
@@ -91,11 +106,16 @@ class _Outgoing:
 
     def close(self) -> None:
         """See `moved.Sender`."""
+        if self._closed:
+            return
         self._sender.close()
-        if isinstance(self._sender, IpcSender) and not self._sender.is_free:
+        if not isinstance(self._sender, IpcSender):
+            self._closed = True
+        elif self._sender.is_free:
+            self._closed = True
+            self._gate.free()
+        elif self not in _lingering:
             _lingering.append(self)
-        elif self._pool is not None:
-            self._pool.close()
 
 
 class Incoming:
@@ -153,39 +173,36 @@ def make_gpu_movers(
         DeviceError: there is no device here.
     """
     device = find_device()
+    writes = any(move.by == "ipc" and move.reader is None for move in moves)
+    gate = _Gate(device, ExportablePool(device) if writes else None)
     for end in [_lingering.pop() for _ in range(len(_lingering))]:
         end.close()
     for move in moves:
         number, ring = move.channel, slots[move.channel]
         page = pages[number].view if number in pages else None
         if move.reader is None:
-            movers.senders[number] = _outgoing(move, device, page, links.get(number, ()), ring)
+            sender = _sender(move, gate, page, links.get(number, ()), ring)
+            movers.senders[number] = _Outgoing(move.edge, gate, sender)
         else:
-            movers.receivers[number] = _incoming(move, device, page, links.get(number, ()), ring)
+            receiver = _receiver(move, gate, page, links.get(number, ()), ring)
+            movers.receivers[number] = Incoming(move.edge, gate, receiver)
 
 
-def _outgoing(
-    move: GpuMove, device: CudaDevice, page: memoryview | None, links: tuple[Link, ...], ring: int
-) -> _Outgoing:
+def _sender(
+    move: GpuMove, gate: _Gate, page: memoryview | None, links: tuple[Link, ...], ring: int
+) -> IpcSender | LinkSender:
     if page is None:
-        return _Outgoing(move.edge, _Gate(device), LinkSender(device, links))
-    pool = ExportablePool(device)
-
-    def find(span: Span) -> Export | None:
-        return None if pool.allocations.find(span) is None else device.export(span)
-
-    sender = IpcSender(device, page, move.readers, slots_for(ring, move.readers), find)
-    return _Outgoing(move.edge, _Gate(device, pool), sender, pool)
+        return LinkSender(gate.device, links)
+    return IpcSender(gate.device, page, move.readers, slots_for(ring, move.readers), gate.lend())
 
 
-def _incoming(
-    move: GpuMove, device: CudaDevice, page: memoryview | None, links: tuple[Link, ...], ring: int
-) -> Incoming:
+def _receiver(
+    move: GpuMove, gate: _Gate, page: memoryview | None, links: tuple[Link, ...], ring: int
+) -> IpcReceiver | LinkReceiver:
     if page is None:
-        return Incoming(move.edge, _Gate(device), LinkReceiver(device, links[0], backlog=ring))
+        return LinkReceiver(gate.device, links[0], backlog=ring)
     assert move.reader is not None
-    slots = slots_for(ring, move.readers)
-    return Incoming(move.edge, _Gate(device), IpcReceiver(device, page, move.reader, slots, move.readers))
+    return IpcReceiver(gate.device, page, move.reader, slots_for(ring, move.readers), move.readers)
 
 
 def _broken(edge: str, error: Exception) -> ChannelError:
