@@ -33,7 +33,7 @@ class _Gate:
 
     Args:
         device: the device.
-        pool: where cupy takes memory from in those threads, so that what is made there can be handed over as it is.
+        pool: where cupy takes memory from in those threads: what is made there can be handed over as it is.
     """
 
     def __init__(self, device: CudaDevice, pool: ExportablePool | None) -> None:
