@@ -21,6 +21,10 @@ class NotExportable(DeviceError):
     """This memory cannot be opened by another process; says why, and what would help."""
 
 
+class CannotNotify(DeviceError):
+    """This machine lacks what `Device.notify` needs; says what. Whoever waits does so in another way."""
+
+
 class Span(NamedTuple):
     """Memory of a device.
 
@@ -177,7 +181,8 @@ class Device(Protocol):
         Keep ``fd`` open until then. Nothing is added if the device fails before.
 
         Raises:
-            DeviceError: it cannot be issued; or this machine lacks what is needed (`notify` falls back then).
+            CannotNotify: this machine lacks what is needed.
+            DeviceError: it cannot be issued.
         """
 
 

@@ -184,9 +184,13 @@ def attribute_chains(tree: ast.AST) -> Iterator[list[str]]:
 
 
 @each_module
-def test_no_gpu_library_is_imported(module):
-    imports = {name.partition(".")[0] for name in module.at_import | module.later}
-    assert not imports & {"cupy", "torch", "cupy_backends", "jax"}
+def test_cupy_is_imported_by_gpu_alone_and_no_other_gpu_library_by_anybody(module):
+    def imported(names: set[str]) -> set[str]:
+        return {name.partition(".")[0] for name in names}
+
+    assert not imported(module.at_import | module.later) & {"torch", "jax"}
+    if not module.name.startswith("gpu."):
+        assert not imported(module.at_import | module.later) & {"cupy", "cupy_backends"}
 
 
 @each_module
