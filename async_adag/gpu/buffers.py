@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from time import monotonic, sleep
 
-from async_adag.gpu.interface import Device, Event, Memory, Span, Stream
+from async_adag.gpu.interface import Device, DeviceError, Event, Memory, Span, Stream
 
 ALIGNMENT = 256
 """Where tensors begin, in bytes: what CUDA's own allocations promise, and kernels have come to expect."""
@@ -165,8 +165,11 @@ class Buffers:
         What the device is not done with stays allocated; also the slabs, if some of their pieces are not free.
         """
         free = [*self._large, *(buffer for buffers in self._small.values() for buffer in buffers)]
-        if not wait_until(lambda: all(buffer.is_idle() for buffer in free), patience):
-            return False
+        try:
+            if not wait_until(lambda: all(buffer.is_idle() for buffer in free), patience):
+                return False
+        except DeviceError:
+            pass  # the device has failed: nothing on it goes on
         whole = sum(map(len, self._small.values())) == self._pieces
         self._large.clear()
         self._small.clear()

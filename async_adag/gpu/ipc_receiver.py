@@ -157,21 +157,20 @@ class IpcReceiver:
             if self._unmapped:
                 self._let_go()
             return
-        self._arrivals.collect()
         self._closed = True
+        self._arrivals.collect()
         if self._arrivals.outstanding:
             self._page.state = HELD
         self._arrivals.close()
 
     def _finish(self) -> None:
         """Nobody refers to anything: unmap, once the device is done with it, and tell the writer."""
-        self._device.enter()
         try:
+            self._device.enter()
             done = wait_until(lambda: all(event.query() for event in self._acks.values()), self._linger)
-            done = self._buffers.close(self._linger) and done
         except DeviceError:
             done = True  # nothing that was issued goes on
-        if not done:
+        if not (self._buffers.close(self._linger) and done):
             return  # still in use, so it stays mapped; the writer waits no longer than it lingers
         for event in (*self._ready.values(), self._copied):
             event.close()

@@ -214,14 +214,13 @@ class IpcSender:
 
     def _is_quiet(self) -> bool:
         """Whether the device is done with the send stream, or will never be: it may be closed."""
-        last = self._events.take()
         try:
+            last = self._events.take()
+            self._events.give_back(last)
             self._stream.record(last)
             return wait_until(last.query, self._linger)
         except DeviceError:
             return True
-        finally:
-            self._events.give_back(last)
 
     def _check_open(self) -> None:
         if self._closed:

@@ -200,17 +200,16 @@ class LinkReceiver:
         """As `transfer.Receiver.close`; the link is destroyed too, and what is still to come never does."""
         if self._closed:
             return
-        self._checked.destroy()
-        self._arrivals.collect()
         self._closed = True
+        self._checked.destroy()
         self._arrivals.close()
 
     def _finish(self) -> None:
         """Nobody refers to anything: give the memory back once the device is done with it."""
-        self._device.enter()
         try:
-            self._buffers.close(self._linger)
+            self._device.enter()
         except DeviceError:
-            return  # the device has failed, and its memory is gone with it
+            pass  # it has failed, and its memory is gone with it
+        self._buffers.close(self._linger)
         self._received.close()
         self._stream.close()

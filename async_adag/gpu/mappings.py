@@ -16,7 +16,7 @@ class Mappings:
     def __init__(self, device: Device) -> None:
         self._device = device
         self._open: dict[bytes, tuple[Mapping, int]] = {}
-        # A finalizer may interrupt its own thread in here. It ends none that the thread is about: that one is held.
+        # A finalizer may interrupt its own thread in here; whatever that one is about is held, and does not end.
         self._lock = threading.RLock()
 
     def open(self, handle: bytes) -> Mapping:

@@ -1,0 +1,213 @@
+"""Whole graphs over simulated GPUs: any graph, any order of steps, any failure: right bytes, no race, nothing left."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from random import Random
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from async_adag.gpu.buffers import Buffers
+from async_adag.gpu.links import LinkReceiver, LinkSender
+from async_adag.gpu.simulated import Race, Simulation
+from tests.gpu_edges import (
+    Graph,
+    Node,
+    Run,
+    SimulatedReceiver,
+    SimulatedSender,
+    run_hosts,
+    wait_in_virtual_time,
+)
+
+SIZES = [1, 100, 5000, 70_000, 700_000]
+
+
+@st.composite
+def graphs(draw: st.DrawFn, kinds: tuple[str, ...] = ("ipc", "link")) -> Graph:
+    processes = draw(st.integers(2, 3))
+    nodes = []
+    for index in range(draw(st.integers(2, 6))):
+        earlier = draw(st.sets(st.integers(0, index - 1), max_size=3)) if index else set()
+        nodes.append(Node(draw(st.integers(0, processes - 1)), sorted(earlier)))
+    return Graph(
+        nodes,
+        window=draw(st.sampled_from([1, 2, 3, 8])),
+        kinds=[draw(st.sampled_from(kinds)) for _ in nodes],
+        devices=[0] * processes,
+    )
+
+
+def any_sizes(random: Random):
+    chosen: dict[tuple[int, int], list[int]] = {}
+
+    def sizes(node: int, execution: int) -> list[int]:
+        number = random.choice([1, 1, 2, 4])
+        return chosen.setdefault((node, execution), [random.choice(SIZES) for _ in range(number)])
+
+    return sizes
+
+
+def any_order(random: Random) -> Simulation:
+    return Simulation(reuse_addresses=True, choose=lambda works: random.randrange(len(works)))
+
+
+seeded = st.integers(0, 1 << 32).map(Random)  # draws that are too many for Hypothesis to note each
+many = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+
+
+@many
+@given(graph=graphs(), random=seeded, data=st.data())
+def test_any_graph_gives_the_right_bytes_without_a_race_and_frees_everything(monkeypatch, graph, random, data):
+    simulation = any_order(random)
+    with monkeypatch.context() as patch:
+        wait_in_virtual_time(patch, simulation)
+        run = Run(
+            graph,
+            simulation,
+            random,
+            executions=data.draw(st.sampled_from([1, 4, 15, 30]), label="executions"),
+            sizes=any_sizes(random),
+            keeping=data.draw(st.sampled_from([0.0, 0.3, 1.0]), label="keeping"),
+            withdrawing=data.draw(st.sampled_from([0.0, 0.2]), label="withdrawing"),
+            pools=sorted(data.draw(st.sets(st.integers(0, 2)), label="pools")),
+        )
+        run_hosts(run, random)
+        assert not run.errors
+        run.close()
+        assert run.belongings() == []
+        assert simulation.waiting() == []
+
+
+@many
+@given(graph=graphs(), random=seeded, data=st.data())
+def test_when_something_fails_all_hosts_end_and_the_living_have_nothing_left(monkeypatch, graph, random, data):
+    simulation = any_order(random)
+    victim = data.draw(st.integers(0, len(graph.devices) - 1), label="victim")
+    kind = data.draw(st.sampled_from(["kill", "device"]), label="kind")
+    with monkeypatch.context() as patch:
+        wait_in_virtual_time(patch, simulation)
+        run = Run(
+            graph,
+            simulation,
+            random,
+            executions=15,
+            sizes=any_sizes(random),
+            keeping=0.3,
+            pools=sorted(data.draw(st.sets(st.integers(0, 2)), label="pools")),
+        )
+        name = run.processes[victim].device.host.name
+        how = {
+            "kill": lambda: run.kill(victim),
+            "device": lambda: simulation.fail(lambda work: work.process == name),
+        }
+        run_hosts(run, random, events=[how[kind], run.stop])
+        run.close()
+        assert run.belongings() == []
+
+
+class ForgetfulSender(LinkSender):
+    def _hold(self, sent, owners):
+        pass
+
+
+class Careless(Buffers):
+    SLAB = 0
+
+    def _wait(self, stream, buffer):
+        pass
+
+
+class CarelessReceiver(LinkReceiver):
+    @staticmethod
+    def _make_buffers(device, backlog):
+        return Careless(device, 1)
+
+
+class SilentReceiver(SimulatedReceiver):
+    def _record_ack(self, stream, event):
+        pass
+
+
+class UnwaitingSender(SimulatedSender):
+    """Takes slots that readers have acknowledged, without having its stream wait for that."""
+
+    def _try_take(self):
+        if self._acked:
+            self._idle.append(self._acked.popleft())
+        return super()._try_take()
+
+
+GUARDS = {
+    "a sender drops what it still sends": ("link", {"link_sender": ForgetfulSender}),
+    "a buffer is filled while it is still read": ("link", {"link_receiver": CarelessReceiver}),
+    "no ack events": ("ipc", {"receiver": SilentReceiver}),
+    "ack events that nobody waits for": ("ipc", {"sender": UnwaitingSender}),
+}
+
+
+@pytest.mark.parametrize("guarded", [True, False], ids=["guarded", "unguarded"])
+@pytest.mark.parametrize("guard", GUARDS)
+def test_without_its_guard_a_pipeline_has_a_race(monkeypatch, guard, guarded):
+    kind, ends = GUARDS[guard]
+    graph = Graph([Node(0, []), Node(1, [0])], window=4, kinds=[kind, kind], devices=[0, 0])
+    random = Random(1)
+    simulation = Simulation()
+    wait_in_virtual_time(monkeypatch, simulation)
+    run = Run(
+        graph,
+        simulation,
+        random,
+        executions=40,
+        sizes=lambda node, execution: [1000],
+        **({} if guarded else ends),
+    )
+    if guarded:
+        run_hosts(run, random)
+        run.close()
+        assert run.errors == []
+        assert run.belongings() == []
+    else:
+        with pytest.raises(Race):
+            run_hosts(run, random)
+            simulation.run()
+
+
+# The order in which transfers are issued.
+
+TO_ONE_ANOTHER = Graph([Node(0, []), Node(1, []), Node(0, [1]), Node(1, [0])], 1, ["link"] * 4, [0, 0])
+DIAMOND = Graph([Node(0, []), Node(1, [0]), Node(2, [0]), Node(0, [1, 2])], 1, ["link"] * 4, [0, 0, 0])
+FAN_OUT = Graph([Node(0, []), Node(1, [0]), Node(2, [0]), Node(1, [2]), Node(2, [1])], 1, ["link"] * 5, [0] * 3)
+CROSSED = Graph([Node(0, []), Node(0, []), Node(1, [1]), Node(1, [0])], 1, ["link"] * 4, [0, 0])
+
+
+def interleavings(make, limit: int):
+    """Run hosts in every order, by depth first; yields each run as it stands when nothing can go on."""
+    stack: list[list[int]] = [[]]
+    count = 0
+    while stack:
+        prefix = stack.pop()
+        run = make()
+        hosts = {number: run.host(number) for number in range(len(run.processes))}
+        at = 0
+        idle = 0
+        while hosts and idle < 3 * len(hosts):
+            run.progress += run.simulation.settle() == []
+            alive = sorted(hosts)
+            if at < len(prefix):
+                choice = prefix[at]
+            else:
+                choice = 0
+                stack += [[*prefix[:at], other] for other in range(1, len(alive)) if at < limit]
+                prefix = [*prefix[:at], 0]
+            number = alive[(choice + (at if at >= limit else 0)) % len(alive)]
+            at += 1
+            before = run.progress
+            if next(hosts[number], StopIteration) is StopIteration:
+                del hosts[number]
+                idle = 0
+            idle = 0 if run.progress != before else idle + 1
+        count += 1
+        yield hosts, run
