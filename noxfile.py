@@ -1,9 +1,14 @@
-"""The project's sessions: ``nox -s quickstart``, ``tests``, ``torch``, ``lint``, ``types``, ``bench``.
+"""The project's sessions: ``nox -s quickstart``, ``tests``, ``torch``, ``gpu``, ``lint``, ``types``, ``bench``.
 
 And those of minutes: ``nox -s soak``, ``chaos``.
+
+``nox -s gpu`` checks the GPU side on one GPU, by CUDA 12; ``ASYNC_ADAG_CUDA=13 nox -s gpu`` by CUDA 13. Where all that
+it needs is there already, ``python -m pytest tests/gpu`` does the same.
 """
 
 from __future__ import annotations
+
+import os
 
 import nox
 
@@ -39,6 +44,18 @@ def torch(session: nox.Session) -> None:
     """The tests that need torch, and its own collective nodes in Ray; downloads gigabytes."""
     session.install("-e", ".[test]", "torch")
     session.run("python", "-m", "pytest", "tests/integration/test_torch.py", *session.posargs, env=ENVIRONMENT)
+
+
+@nox.session
+def gpu(session: nox.Session) -> None:
+    """What one GPU can show; a step that cannot run is skipped and says why. Leaves its table in build/gpu."""
+    cuda = os.environ.get("ASYNC_ADAG_CUDA", "12")
+    if cuda not in ("12", "13"):
+        session.error(f"ASYNC_ADAG_CUDA is 12 or 13, not {cuda!r}")
+    session.install("-e", ".[test,gpu]" if cuda == "12" else ".[test,gpu13]")
+    if os.path.exists("/dev/nvidiactl"):  # gigabytes, and without a GPU what needs them is skipped anyway
+        session.install("torch", f"jax[cuda{cuda}]")
+    session.run("python", "-m", "pytest", "tests/gpu", "--gpu-out", "build/gpu", *session.posargs, env=ENVIRONMENT)
 
 
 @nox.session

@@ -1,9 +1,9 @@
-"""The hardware suite: versions first, each step in a process of its own or skipped with a reason, one table last."""
+"""The hardware suite: versions first, each step in a process of its own or skipped with a reason, a table last."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -59,13 +59,17 @@ def need(request) -> Callable[..., None]:
     return check
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Each test here has its row in the table, also one that is skipped by what it shares with others."""
+    outcomes = item.config.stash.setdefault(outcomes_key, {})
+    outcomes[item.nodeid] = Outcome(item.name.removeprefix("test_"), SKIPPED, "was not begun")
+
+
 @pytest.fixture
-def outcome(request) -> Iterator[Outcome]:
+def outcome(request) -> Outcome:
     """The row of this test in the table."""
-    outcomes = request.config.stash.setdefault(outcomes_key, {})
-    name = request.node.name.removeprefix("test_")
-    outcomes[request.node.nodeid] = made = Outcome(name, SKIPPED, "was not begun")
-    return made
+    return request.config.stash[outcomes_key][request.node.nodeid]
 
 
 @pytest.fixture
@@ -79,7 +83,8 @@ def step(need, outcome) -> Callable[..., dict[str, Any]]:
             pytest.skip(outcome.reason)
         if outcome.status == FAILED:
             pytest.fail(outcome.reason, pytrace=False)
-        return outcome.checks
+        checks: dict[str, Any] = outcome.checks
+        return checks
 
     return run
 

@@ -1,4 +1,4 @@
-"""What the steps with edges have in common: tensors with a pattern on the writer's side, and their check on the reader's.
+"""What steps with edges have in common: tensors with a pattern at the writer, and their check at the reader.
 
 A message is what one execution sends: a few tensors, each filled with a pattern that only this tensor has. The
 reader compares every byte on the device and counts what is wrong, for each message by itself.

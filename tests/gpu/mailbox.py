@@ -1,7 +1,7 @@
 """Shared memory of two processes, and a queue of small messages in it, for steps that measure.
 
-Both ends of the queue look, and nobody sleeps. It stands for the channel that carries the notes of an edge, at a cost of a few microseconds that are the same for
-whatever is compared. One process puts, one takes.
+Both ends of the queue look, and nobody sleeps. It stands for the channel that carries the notes of an edge, at a
+cost of a few microseconds that are the same for whatever is compared. One process puts, one takes.
 """
 
 from __future__ import annotations

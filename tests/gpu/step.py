@@ -40,7 +40,7 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 
 def run(step: Callable[[Figures], dict[str, Any]]) -> None:
-    """Run a step, which adds figures and returns what its test is to check; print the line that a step ends with."""
+    """Run a step, which adds figures and returns what its test checks; print the line that a step ends with."""
     figures = Figures()
     try:
         result: dict[str, Any] = {"checks": step(figures), "figures": figures.rows}

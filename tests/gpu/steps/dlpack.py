@@ -1,9 +1,9 @@
 """Tensors of torch, cupy and jax, handed from one to the other on streams that are nobody's default.
 
-By our borders (`gpu/arrays`), as an edge does it: the span of a tensor that its library has yet to finish, a copy on
-a stream of the edge, an array of any library over what arrived. And by DLPack directly, with streams, which is what
-those borders lean on. Everything is compared bit by bit. A kernel of 20 ms ahead of each tensor makes sure that
-whoever does not wait is seen.
+By our borders (`gpu/arrays`), as an edge does it: the span of a tensor that its library has yet to finish, a copy
+on a stream of the edge, an array of any library over what arrived. And by DLPack directly, with streams, which is
+what those borders lean on. Everything is compared bit by bit. A kernel of 20 ms ahead of each tensor makes sure
+that whoever does not wait is seen.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ def dlpack(figures: Figures) -> dict[str, Any]:
     for way in ("borders", "DLPack"):
         for producer in libraries.names:
             for consumer in libraries.names:
-                if way == "borders" and producer == "jax" or way == "DLPack" and producer == consumer:
+                if producer == ("jax" if way == "borders" else consumer):
                     continue
                 done = []
                 for dtype in TYPES:

@@ -1,9 +1,9 @@
 """A sender that drops its tensor at once, and whose allocator hands the memory out again.
 
-The tensor is cupy's, and as soon as it is announced and sent the writer drops it, takes a new array of that size and
-has it overwritten on another stream, while the transfer waits or is under way. Edges hold what they were given until
-the device has read it, so the new array lies elsewhere. The control gives the edge nothing to hold: it gets the same
-memory, and the reader finds what was not sent.
+The tensor is cupy's, and as soon as it is announced and sent the writer drops it, takes a new array of that size
+and has it overwritten on another stream, while the transfer waits or is under way. Edges hold what they were
+given until the device has read it, so the new array lies elsewhere. The control gives the edge nothing to hold:
+it gets the same memory, and the reader finds what was not sent.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """10,000 messages between two processes on one GPU, eight in flight, every byte of them compared on the device.
 
-Half of the time the reader keeps what it got for a while, and now and then its device falls behind, so that slots are
-waited for, leases run out and the receiver copies. Both kinds of hand-over: memory that readers use where it is, and
-memory that is copied once. The control checks every hundredth message as another one: all of those must be found.
+Half of the time the reader keeps what it got for a while, and now and then its device falls behind, so that slots
+are waited for, leases run out and the receiver copies. Both kinds of hand-over: memory that readers use where it
+is, and memory that is copied once. The control checks every hundredth message as another one: all of those must
+be found.
 """
 
 from __future__ import annotations

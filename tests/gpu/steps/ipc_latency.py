@@ -1,10 +1,11 @@
 """How long a hand-over between two processes on one GPU takes, by size.
 
-Two figures of each. *Host*: the tensor is finished; from before the writer announces it until the reader's host sees
-that its own stream has got past the wait for it. *Device*: the writer's kernel is still at work when the reader's
-wait is issued; from the end of the last one to the beginning of the reader's first kernel, by the device's clock. The
-notes go through a queue in shared memory at which both ends look without sleeping. Without MPS, two processes do not
-run on one GPU at the same moment, so what takes the device from one to the other is in it.
+Two figures of each. *Host*: the tensor is finished; from before the writer announces it until the reader's host
+sees that its own stream has got past the wait for it. *Device*: the writer's kernel is still at work when the
+reader's wait is issued; from the end of the last one to the beginning of the reader's first kernel, by the
+device's clock. The notes go through a queue in shared memory at which both ends look without sleeping. Without
+MPS, two processes do not run on one GPU at the same moment, so what takes the device from one to the other is in
+it.
 """
 
 from __future__ import annotations

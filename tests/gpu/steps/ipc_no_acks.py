@@ -1,8 +1,8 @@
 """The negative control: a writer that does not wait for its reader's device overwrites what that still reads.
 
-The reader's host is done with each message at once, while its device takes long to come to it. There are two slots,
-so every message but the first two is put where another is being read. With our sender all are right; with one whose
-streams do not wait for the reader's events, the check on the device finds that they are not.
+The reader's host is done with each message at once, while its device takes long to come to it. There are two
+slots, so every message but the first two is put where another is being read. With our sender all are right; with
+one whose streams do not wait for the reader's events, the check on the device finds that they are not.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The writer of an edge on one GPU is killed, with a message that its device has not finished.
 
-What had arrived stays readable, as the reader has its memory mapped, and the reader's device goes on. What becomes of
-a stream that waits for an event of the dead process is CUDA's business: the step says what it saw.
+What had arrived stays readable, as the reader has its memory mapped, and the reader's device goes on. What
+becomes of a stream that waits for an event of the dead process is CUDA's business: the step says what it saw.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Two communicators, one for each direction, whose operations the two processes issue in opposite orders.
 
 Graphs issue in one order, fixed at compile; this shows what that is worth on this machine. Each operation has a
-stream of its own, so that nothing but NCCL and the device can hold up one for the other. In the same order both must
-arrive, right. In opposite orders they may: the step says whether they did, and where they did not, aborting both has
-to leave the GPU usable.
+stream of its own, so that nothing but NCCL and the device can hold up one for the other. In the same order both
+must arrive, right. In opposite orders they may: the step says whether they did, and where they did not, aborting
+both has to leave the GPU usable.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A process is killed while the other receives from it, or sends to it.
 
-The one that is left must learn of it, its stream must go on once the link is destroyed, and the GPU must be as good
-as before: a kernel runs, and a new edge to a new process carries a message.
+The one that is left must learn of it, its stream must go on once the link is destroyed, and the GPU must be as
+good as before: a kernel runs, and a new edge to a new process carries a message.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What comes through an NCCL edge is what was sent: every byte, by size, alone and several tensors in one message."""
+"""What comes through an NCCL edge is what was sent: every byte, by size, of one tensor and of several."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 Three runs of each kind of edge: compute only, communication only, and both, where each message waits for the work
 before it and travels beside the work behind it. The work is made to take as long as the communication. On one GPU
-the reader shares the device, and two processes take turns on it; NCCL goes through sockets. So what is seen here is
-whether something waits that need not; how NVLink and peer copies go along with computing, one GPU cannot show.
+the reader shares the device, and two processes take turns on it; NCCL goes through sockets. So what is seen here
+is whether something waits that need not; how NVLink and peer copies go along with computing, one GPU cannot show.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def overlap(figures: Figures) -> dict[str, Any]:
             wrong = line.get()
             runs.sender.close()
         middle = {kind: percentile(seconds, 50) for kind, seconds in taken.items()}
-        figures.add(f"{name}, {count} messages", "ms", **{kind: value * 1e3 for kind, value in middle.items()})
+        figures.add(f"{name}, {count} messages", "ms", "", **{kind: value * 1e3 for kind, value in middle.items()})
         ratio = middle["both"] / max(middle["compute"], middle["communication"])
         figures.add(f"{name}, both to the larger", target="<= 1.05", ratio=ratio)
         checks[name] = {"wrong": wrong, "ratio": ratio}

@@ -21,7 +21,7 @@ def probe(figures: Figures) -> dict[str, Any]:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             pass
-    lacks = {}
+    lacks: dict[str, str] = {}
     for name, look in LOOKS.items():
         if name != "device" and name not in ("cc", "ray") and "device" in lacks:
             lacks[name] = lacks["device"]

@@ -1,8 +1,8 @@
 """How an event loop learns that the device is done: how late, at which cost, and whether it holds up the device.
 
-*Latency*: from the last instruction of a kernel, by the device's clock, until the coroutine goes on, by the host's;
-the clocks are compared before and after. *CPU*: of this whole process, while it awaits kernels of 10 ms. *Stall*: by
-how much kernels on one stream take longer, each, when every one of them is to be told of.
+*Latency*: from the last instruction of a kernel, by the device's clock, until the coroutine goes on, by the
+host's; the clocks are compared before and after. *CPU*: of this whole process, while it awaits kernels of 10 ms.
+*Stall*: by how much kernels on one stream take longer, each, when every one of them is to be told of.
 """
 
 from __future__ import annotations

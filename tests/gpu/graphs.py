@@ -1,0 +1,88 @@
+"""Actors that share one GPU, and graphs of them with an edge that carries tensors on it."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+import ray
+
+import async_adag
+from tests.gpu.nccl_environment import one_gpu_environment
+from tests.gpu.tensors import build, tell
+
+IPC, NCCL = "ipc", "nccl"
+KINDS = (IPC, NCCL)
+SHARE = 0.1  # of the GPU, for each actor
+
+
+@ray.remote(num_cpus=0, num_gpus=SHARE)
+class GpuWorker:
+    """Makes, passes on and tells of tensors of one library."""
+
+    def __init__(self, library: str = "torch") -> None:
+        self.library = library
+
+    def make(self, described: Any) -> Any:
+        return build(described, self.library)
+
+    def make_or_fail(self, described: Any) -> Any:
+        if described == "fail":
+            raise ValueError("as it was told to")
+        return build(described, self.library)
+
+    def add(self, tensor: Any, amount: int = 1) -> Any:
+        return tensor + amount
+
+    def tell(self, value: Any) -> Any:
+        return tell(value)
+
+    def touch(self, tensor: Any) -> int:
+        """Take it, without waiting for the device."""
+        return len(tensor.shape)
+
+    def total(self, tensor: Any) -> float:
+        return float(tensor.sum())
+
+    def tell_made(self, described: Any, amount: int = 0) -> Any:
+        """What a tensor that never left its process is like."""
+        made = build(described, self.library)
+        return tell(made + amount if amount else made)
+
+    def holds(self) -> tuple[int, int]:
+        """How many bytes of the device nobody has, and how many descriptors this process has."""
+        import cupy
+
+        cupy.cuda.runtime.deviceSynchronize()
+        return int(cupy.cuda.runtime.memGetInfo()[0]), len(os.listdir("/proc/self/fd"))
+
+    def pid(self) -> int:
+        return os.getpid()
+
+
+def make_actor(rank: int, library: str) -> Any:
+    """An actor that looks to NCCL like a host of its own."""
+    environment = {"env_vars": one_gpu_environment(rank)}
+    return GpuWorker.options(runtime_env=environment).remote(library)
+
+
+def on_the_device(node: Any) -> Any:
+    """A node whose tensors travel on the device."""
+    return node.with_tensor_transport("accelerator")
+
+
+def compile_gpu(dag: Any, kind: str, **options: Any) -> async_adag.CompiledGraph:
+    """Compile a graph whose edges on the device are of ``kind``; the ladder takes IPC between actors on one GPU.
+
+    The one place that knows how another kind is asked for, and how a graph tells which it has.
+    """
+    if kind != IPC:
+        pytest.skip(f"no way to ask for {kind} between actors on one GPU yet")
+    compiled = async_adag.compile(dag, **options)
+    try:
+        assert kind in compiled.visualize().lower(), f"no edge of this graph is {kind}:\n{compiled.visualize()}"
+    except BaseException:
+        compiled.teardown()
+        raise
+    return compiled

@@ -1,0 +1,275 @@
+"""Whole graphs of real actors that share one GPU, with edges that carry their tensors there."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import ray
+from ray.dag import InputNode, MultiOutputNode
+
+import async_adag
+from tests.gpu.graphs import KINDS, compile_gpu, make_actor, on_the_device
+from tests.gpu.tensors import Tensor
+
+pytestmark = pytest.mark.timeout(100)
+each_kind = pytest.mark.parametrize("kind", KINDS)
+each_library = pytest.mark.parametrize("library", ["torch", "cupy"])
+
+PLAIN = [
+    Tensor((1000,)),
+    Tensor((1,), "int64"),
+    Tensor((), "float32"),
+    Tensor((0,), "float32"),
+    Tensor((3, 0, 2), "float16"),
+    Tensor((7, 11, 13), "bool"),
+    Tensor((1 << 22,), "float32"),
+    Tensor((64, 33), "float32", layout="transposed"),
+    Tensor((50, 3), "int32", layout="strided"),
+    {"a": Tensor((5,)), "b": [Tensor((2, 2), "int64"), None, 3, "text"], "c": (Tensor(()), Tensor((0, 4)))},
+    [Tensor((number,), seed=number) for number in range(1, 20)],
+    {"no": "tensor", "in": [1, 2.5, None]},
+    None,
+]
+OF_TORCH = [
+    Tensor((1001,), "bfloat16"),
+    Tensor((17, 5), "float8_e4m3fn"),
+    Tensor((33, 9), "bfloat16", layout="transposed"),
+    [Tensor((3,), "float8_e5m2"), Tensor((3,), "bfloat16"), Tensor((3,), "complex64")],
+]
+LATENCY_SIZES = {"4 B": 1, "1 MiB": 1 << 18, "64 MiB": 1 << 24}
+CALLS, WARM = 200, 30
+EXECUTIONS = 300
+MAKERS = Callable[[int], list[Any]]
+
+
+@pytest.fixture(scope="module")
+def gpu_cluster(need) -> Iterator[None]:
+    """A Ray of this module's own, which has the GPU."""
+    need("device", "ray")
+    if ray.is_initialized():
+        pytest.skip("a Ray without the GPU runs in this process: run tests/gpu by itself")
+    ray.init(
+        address="local",
+        num_cpus=2,
+        num_gpus=1,
+        namespace="gpu-tests",
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="error",
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def pools(gpu_cluster) -> Iterator[dict[str, list[Any]]]:
+    """Three actors for each library that a test asks for, shared by the tests."""
+    made: dict[str, list[Any]] = {}
+    yield made
+    for actor in [actor for pool in made.values() for actor in pool]:
+        ray.kill(actor)
+
+
+@pytest.fixture
+def actors(outcome, need, request, pools) -> list[Any]:
+    """Three actors that share the GPU; of the library that the test names, or torch."""
+    library = request.node.callspec.params.get("library", "torch")
+    if library == "torch":
+        need("torch")
+    if library not in pools:
+        pools[library] = [make_actor(rank, library) for rank in range(3)]
+    return pools[library]
+
+
+def edge_of_two(writer: Any, reader: Any) -> Any:
+    with InputNode() as described:
+        return reader.tell.bind(on_the_device(writer.make.bind(described)))
+
+
+@each_kind
+@each_library
+async def test_two_actors(kind, library, actors):
+    writer, reader, _ = actors
+    with compile_gpu(edge_of_two(writer, reader), kind) as compiled:
+        for described in PLAIN + (OF_TORCH if library == "torch" else []):
+            assert await compiled(described) == await reader.tell_made.remote(described), described
+
+
+@each_kind
+async def test_shapes_that_change_with_each_execution(kind, actors):
+    writer, reader, _ = actors
+    with compile_gpu(edge_of_two(writer, reader), kind) as compiled:
+        for number in range(60):
+            described = Tensor((number * number * 50, number % 3 + 1), seed=number)
+            assert await compiled(described) == await reader.tell_made.remote(described), described
+
+
+@each_kind
+@each_library
+async def test_chain_of_three(kind, library, actors):
+    first, second, third = actors
+    with InputNode() as described:
+        made = on_the_device(first.make.bind(described))
+        dag = third.tell.bind(on_the_device(second.add.bind(made, 5)))
+    with compile_gpu(dag, kind) as compiled:
+        for seed in range(30):
+            described = Tensor((100_000 + seed,), seed=seed)
+            assert await compiled(described) == await third.tell_made.remote(described, 5)
+
+
+@each_kind
+async def test_fan_out(kind, actors):
+    writer, *readers = actors
+    with InputNode() as described:
+        made = on_the_device(writer.make.bind(described))
+        dag = MultiOutputNode([reader.tell.bind(made) for reader in readers])
+    with compile_gpu(dag, kind) as compiled:
+        for seed in range(30):
+            described = [Tensor((100_000 + seed,), seed=seed), Tensor((3, 5), "int64", seed)]
+            assert await compiled(described) == [await readers[0].tell_made.remote(described)] * 2
+
+
+@each_kind
+async def test_a_failure_is_that_of_its_execution_alone(kind, actors):
+    writer, reader, _ = actors
+    with InputNode() as described:
+        dag = reader.tell.bind(on_the_device(writer.make_or_fail.bind(described)))
+    with compile_gpu(dag, kind) as compiled:
+        for seed in range(10):
+            described = Tensor((1000,), seed=seed)
+            assert await compiled(described) == await reader.tell_made.remote(described)
+            with pytest.raises(ValueError, match="as it was told to"):
+                await compiled("fail")
+
+
+@each_kind
+async def test_eight_in_flight(kind, actors, figures):
+    writer, reader, _ = actors
+    with InputNode() as described:
+        dag = reader.total.bind(on_the_device(writer.make.bind(described)))
+    with compile_gpu(dag, kind) as compiled:
+        size = 97 * 1000
+        items = [Tensor((size + number,), seed=number) for number in range(EXECUTIONS)]
+        expected = [sum((index * 37 + item.seed) % 97 for index in range(97)) * 1000.0 for item in items]
+        extra = [sum((index * 37 + item.seed) % 97 for index in range(item.shape[0] - size)) for item in items]
+        begin = time.perf_counter()
+        results = [result async for result in compiled.map(items, window=8)]
+        figures.add("8 in flight, 400 KB", "/s", rate=EXECUTIONS / (time.perf_counter() - begin))
+        assert results == [whole + part for whole, part in zip(expected, extra, strict=True)]
+
+
+@each_kind
+async def test_an_actor_is_killed(kind, actors, figures):
+    doomed = make_actor(3, "torch")
+    _, reader, third = actors
+    compiled = compile_gpu(edge_of_two(doomed, reader), kind)
+    described = Tensor((1 << 20,))
+    assert await compiled(described) == await reader.tell_made.remote(described)
+    pid = await doomed.pid.remote()
+    futures = [await compiled.execute_async(described) for _ in range(8)]
+    os.kill(pid, signal.SIGKILL)
+    begin = time.perf_counter()
+    outcomes = await asyncio.gather(*futures, return_exceptions=True)
+    expected = await third.tell_made.remote(described)
+    assert all(isinstance(got, async_adag.GraphBroken) or got == expected for got in outcomes), outcomes
+    with pytest.raises(async_adag.GraphBroken):
+        await compiled(described)
+    figures.add("until the graph is broken", "ms", after=(time.perf_counter() - begin) * 1e3)
+    compiled.teardown()
+    with compile_gpu(edge_of_two(third, reader), kind) as another:
+        assert await another(described) == expected
+
+
+@each_kind
+async def test_memory_is_flat(kind, actors, figures):
+    writer, reader, _ = actors
+    shapes = [(1000,), (1 << 20,), (3, 5), (100_000,)]
+
+    async def use(executions: int) -> None:
+        with compile_gpu(edge_of_two(writer, reader), kind) as compiled:
+            items = [Tensor(shapes[number % len(shapes)], seed=number) for number in range(executions)]
+            async for _ in compiled.map(items, window=4):
+                pass
+
+    await use(100)
+    await use(100)
+    before = [await actor.holds.remote() for actor in (writer, reader)]
+    for _ in range(5):
+        await use(100)
+    after = [await actor.holds.remote() for actor in (writer, reader)]
+    used = (before[0][0] - after[0][0]) / 2**20
+    opened = [now[1] - then[1] for now, then in zip(after, before, strict=True)]
+    figures.add("5 graphs of 100 executions", "MiB", more_memory=used, more_descriptors=max(opened))
+    assert used <= 16
+    assert max(opened) <= 2, "descriptors; Ray opens some of its own"
+
+
+@each_kind
+async def test_round_trips(kind, actors, figures):
+    """No target but the figures: a tensor of the first actor's, taken by the second, which does not wait for it."""
+    writer, reader, _ = actors
+    for label, count in LATENCY_SIZES.items():
+        described = Tensor((count,))
+        calls = CALLS if count < 1 << 20 else CALLS // 4
+        with InputNode() as given:
+            dag = reader.touch.bind(on_the_device(writer.make.bind(given)))
+        with compile_gpu(dag, kind) as compiled:
+            taken = []
+            for number in range(WARM + calls):
+                begin = time.perf_counter()
+                assert await compiled(described) == 1
+                if number >= WARM:
+                    taken.append(time.perf_counter() - begin)
+        figures.latencies(f"round trip, {label}, {kind}", taken)
+        rays = rays_own(writer, reader, described, calls)
+        if isinstance(rays, str):
+            figures.add(f"round trip, {label}, Ray's own graph", not_measured=rays)
+        else:
+            figures.latencies(f"round trip, {label}, Ray's own graph, by shared memory", rays)
+
+
+def rays_own(writer: Any, reader: Any, described: Tensor, calls: int) -> list[float] | str:
+    """The same by Ray's own compiled graph, whose NCCL channel takes no two actors on one GPU; or why it cannot."""
+    with InputNode() as given:
+        dag = reader.touch.bind(writer.make.bind(given))
+    try:
+        compiled = dag.experimental_compile(_buffer_size_bytes=256 << 20)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}".partition("\n")[0]
+    taken = []
+    try:
+        for number in range(WARM + calls):
+            begin = time.perf_counter()
+            ray.get(compiled.execute(described), timeout=20)
+            if number >= WARM:
+                taken.append(time.perf_counter() - begin)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}".partition("\n")[0]
+    finally:
+        compiled.teardown()
+    return taken
+
+
+@each_kind
+async def test_overlap_in_a_graph(kind, actors, figures):
+    """Figures: the same pipeline with overlap and in plain order."""
+    first, second, third = actors
+    with InputNode() as described:
+        made = on_the_device(first.make.bind(described))
+        dag = third.total.bind(on_the_device(second.add.bind(made, 1)))
+    items = [Tensor((1 << 22,), seed=number) for number in range(60)]
+    results, seconds = {}, {}
+    for overlap in (True, False):
+        with compile_gpu(dag, kind, overlap=overlap) as compiled:
+            await compiled(items[0])
+            begin = time.perf_counter()
+            results[overlap] = [result async for result in compiled.map(items, window=8)]
+            seconds[overlap] = time.perf_counter() - begin
+    figures.add("60 x 16 MiB through 3 actors", "s", overlap=seconds[True], plain_order=seconds[False])
+    assert results[True] == results[False]
