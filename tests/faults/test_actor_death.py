@@ -124,27 +124,16 @@ def exit_(_):
     sys.exit(3)
 
 
+@pytest.mark.parametrize("kind", [Worker, AsyncWorker])
 @pytest.mark.parametrize("ending", [leave, fault, exit_])
-async def test_a_node_that_ends_its_process(workers, make_actor, ending):
-    victim = make_actor()
+async def test_a_node_that_ends_its_process(workers, make_actor, ending, kind):
+    victim = make_actor(kind)
     with InputNode() as x:
         dag = workers[1].echo.bind(victim.call.bind(ending, workers[0].echo.bind(x)))
     async with async_adag.compile(dag) as compiled:
         futures = [await compiled.execute_async(n) for n in range(3)]
         for n, result in enumerate(await asyncio.gather(*futures, return_exceptions=True)):
             check(result, name_of(victim), f"execution {n}")
-    wait_until_dead(victim)
-    await are_free(workers)
-
-
-async def test_system_exit_in_an_async_actor(workers, make_actor):
-    victim = make_actor(AsyncWorker)
-    with InputNode() as x:
-        dag = workers[1].echo.bind(victim.call.bind(exit_, x))
-    async with async_adag.compile(dag) as compiled:
-        with pytest.raises(GraphBroken) as caught:
-            await compiled(1)
-        check(caught.value, name_of(victim))
     wait_until_dead(victim)
     await are_free(workers)
 
@@ -197,10 +186,11 @@ async def test_outputs_that_had_arrived_stay(workers, make_actor, gate):
         assert await fine == gate.path
 
 
-async def test_an_actor_that_dies_while_nothing_is_in_flight(workers, make_actor):
-    victim = make_actor()
+@pytest.mark.parametrize("kind", [Worker, AsyncWorker])
+async def test_an_actor_that_dies_while_nothing_is_in_flight(workers, make_actor, kind):
+    victim = make_actor(kind)
     pid = await victim.pid.remote()
-    compiled = async_adag.compile(chain(workers[0], victim, workers[1]))
+    compiled = async_adag.compile(chain(workers[0], victim, workers[1], "echo"))
     assert await compiled(1) == 1
     os.kill(pid, signal.SIGKILL)
     wait_until_dead(victim)
@@ -209,6 +199,9 @@ async def test_an_actor_that_dies_while_nothing_is_in_flight(workers, make_actor
     check(caught.value, name_of(victim))
     with pytest.raises(GraphBroken):
         compiled.execute(3)
+    with pytest.raises(GraphBroken) as caught:
+        await anext(compiled.map([4]))
+    check(caught.value, name_of(victim))
     await compiled.aclose()
     await are_free(workers)
 
@@ -228,9 +221,12 @@ def test_nothing_in_flight_and_nobody_awaits(workers, make_actor):
     asyncio.run(are_free(workers))
 
 
-async def test_an_actor_that_dies_while_its_graph_drains(workers, make_actor, gate):
-    victim = make_actor()
-    compiled = async_adag.compile(chain(workers[0], victim, workers[1]))
+@pytest.mark.parametrize("kind", [Worker, AsyncWorker])
+async def test_an_actor_that_dies_while_its_graph_drains(workers, make_actor, gate, kind):
+    victim = make_actor(kind)
+    with InputNode() as x:
+        dag = workers[1].echo.bind(victim.call.bind(wait_at, x))
+    compiled = async_adag.compile(dag)
     held = await compiled.execute_async(gate.path)
     gate.entered()
     closing = asyncio.ensure_future(compiled.aclose())
@@ -338,18 +334,24 @@ def fork_and_wait(path):
         os._exit(0)
 
 
-async def test_a_death_is_seen_though_a_forked_child_lives(workers, make_actor, make_gate):
-    victim, child, method = make_actor(), make_gate(), make_gate()
+@pytest.mark.parametrize("kind", [Worker, AsyncWorker])
+@pytest.mark.parametrize("way", ["await", "map"])
+async def test_a_death_is_seen_though_a_forked_child_lives(workers, make_actor, make_gate, kind, way):
+    victim, child, method = make_actor(kind), make_gate(), make_gate()
+    pid = await victim.pid.remote()
     await victim.call.remote(fork_and_wait, child.path)
-    async with async_adag.compile(chain(workers[0], victim, workers[1])) as compiled:
+    with InputNode() as x:
+        dag = workers[1].echo.bind(victim.call.bind(wait_at, x))
+    async with async_adag.compile(dag) as compiled:
         await victim.call.remote(fork_and_wait, child.path)
-        held = await compiled.execute_async(method.path)
+        result = compiled(method.path) if way == "await" else anext(compiled.map([method.path]))
+        held = asyncio.ensure_future(result)
+        await until(lambda: compiled.stats().executions == 1)
         method.entered()
-        pid = await victim.pid.remote()
         os.kill(pid, signal.SIGKILL)
         with pytest.raises(GraphBroken) as caught:
             await held
-        check(caught.value, name_of(victim))
+        check(caught.value, name_of(victim), "execution 0")
     await are_free(workers)
 
 

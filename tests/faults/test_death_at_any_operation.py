@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+import threading
 from contextlib import aclosing
 
 import pytest
@@ -15,7 +16,8 @@ from ray.exceptions import ActorDiedError
 
 import async_adag
 from async_adag import GraphBroken
-from tests.faults.test_actor_death import are_free
+from tests.actors import AsyncWorker, Worker
+from tests.faults.test_actor_death import are_free, exit_, fault, leave
 from tests.threads import in_thread
 
 # Functions of the loop, in the order in which an execution comes by.
@@ -30,6 +32,20 @@ OPERATIONS = {
     "writing the result": "stage",
     "sending the result": "publish",
     "waking the next actor": "ring",
+}
+# Those of the loop of an async actor, where several executions are under way at once.
+ASYNC_OPERATIONS = {
+    "looking what to do": "_turn",
+    "beginning executions": "_begin_executions",
+    "reading": "read",
+    "computing": "_compute",
+    "having computed": "_leaves",
+    "pickling the result": "encode",
+    "keeping the order of results": "put",
+    "writing results": "flush",
+    "sending the result": "publish",
+    "waking the next actor": "ring",
+    "going to sleep": "_arm",
 }
 
 
@@ -72,10 +88,40 @@ def test_killed_while(workers, make_actor, operation):
     asyncio.run(are_free(workers))
 
 
-async def test_killed_in_the_midst_of_map(workers, make_actor):
-    victim = make_actor()
+@pytest.mark.parametrize("operation", ASYNC_OPERATIONS)
+def test_an_async_actor_is_killed_while(workers, make_actor, operation):
+    victim = make_actor(AsyncWorker)
+    function = ASYNC_OPERATIONS[operation]
     with InputNode() as x:
-        dag = workers[1].echo.bind(victim.call.bind(die_if, x))
+        dag = workers[1].echo.bind(victim.call.bind(die_at, workers[0].echo.bind(x), function))
+    with async_adag.compile(dag, max_inflight=4) as compiled:
+        refs = [compiled.execute(n) for n in range(4)]
+        failed = []
+        for number, thread in enumerate([in_thread(ref.get) for ref in refs]):
+            error = thread.exception()
+            if error is None:
+                assert refs[number].get() == number
+                assert not failed, "results came behind one that had not"
+                continue
+            failed.append(number)
+            assert isinstance(error, GraphBroken)
+            assert isinstance(error, ActorDiedError)
+            assert f"({victim._actor_id.hex()[:6]})" in str(error)
+            assert f"execution {number} had not arrived" in str(error)
+        # What it does only before it computes, it does again in the next execution.
+        with pytest.raises(GraphBroken):
+            compiled.execute(9).get()
+    with pytest.raises(ray.exceptions.RayActorError):
+        ray.get(victim.pid.remote(), timeout=20)
+    asyncio.run(are_free(workers))
+
+
+@pytest.mark.parametrize("kind", [Worker, AsyncWorker])
+@pytest.mark.parametrize("ending", ["SIGKILL", "os._exit", "segfault", "SystemExit", "ray.kill"])
+async def test_an_actor_that_ends_in_the_midst_of_map(workers, make_actor, kind, ending):
+    victim = make_actor(kind)
+    with InputNode() as x:
+        dag = workers[1].echo.bind(victim.call.bind(end_if, x, ending))
     results = []
 
     async def run(compiled):
@@ -87,12 +133,27 @@ async def test_killed_in_the_midst_of_map(workers, make_actor):
         with pytest.raises(ActorDiedError) as caught:
             await run(compiled)
     assert results == list(range(len(results)))
-    assert len(results) <= 50
+    assert len(results) <= LAST
     assert f"execution {len(results)} had not arrived" in str(caught.value)
     await are_free(workers)
 
 
-def die_if(value):
-    if value == 50:
-        os.kill(os.getpid(), signal.SIGKILL)
+def kill_oneself(_):
+    ray.kill(ray.get_runtime_context().current_actor)
+    threading.Event().wait()
+
+
+LAST = 50
+ENDINGS = {
+    "SIGKILL": lambda _: os.kill(os.getpid(), signal.SIGKILL),
+    "os._exit": leave,
+    "segfault": fault,
+    "SystemExit": exit_,
+    "ray.kill": kill_oneself,
+}
+
+
+def end_if(value, ending):
+    if value == LAST:
+        ENDINGS[ending](value)
     return value

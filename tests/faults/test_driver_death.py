@@ -53,6 +53,26 @@ asyncio.run(main())
 """
 
 
+MAPPING = """
+path = sys.argv[4]
+def hold():
+    with open(path) as gate:
+        gate.read()
+    return int
+async def main():
+    print("ready", flush=True)
+    async for _ in compiled.map([hold] * 5):
+        pass
+asyncio.run(main())
+"""
+
+DETACHED = """
+from tests.actors import AsyncWorker, Worker
+kinds = (Worker, AsyncWorker)
+for kind, name in zip(kinds, sys.argv[2:4]):
+    kind.options(name=name, lifetime="detached").remote()
+"""
+
 QUEUED = """
 path = sys.argv[4]
 def hold():
@@ -111,7 +131,7 @@ def test_an_idle_driver(cluster, actors, signal_):
     are_free(actors)
 
 
-@pytest.mark.parametrize("doing", [HOLDING, AWAITING], ids=["blocking", "awaiting"])
+@pytest.mark.parametrize("doing", [HOLDING, AWAITING, MAPPING], ids=["blocking", "awaiting", "map"])
 def test_a_driver_with_executions_in_flight(cluster, actors, gate, doing):
     """The method that runs comes to its end; nothing else of that graph does."""
     actors, names = actors
@@ -123,6 +143,24 @@ def test_a_driver_with_executions_in_flight(cluster, actors, gate, doing):
     gate.open()
     leave(actors)
     are_free(actors)
+
+
+def test_detached_actors_of_a_driver_that_is_killed(cluster, gate):
+    """They outlive who made them, and are free."""
+    names = ["detached first", "detached second"]
+    driver = start(cluster, DETACHED, COMPILE, HOLDING, args=[*names, gate.path])
+    wait_until_ready(driver)
+    actors = [ray.get_actor(name) for name in names]
+    try:
+        gate.entered()
+        driver.kill()
+        driver.communicate()
+        gate.open()
+        leave(actors)
+        are_free(actors)
+    finally:
+        for actor in actors:
+            ray.kill(actor)
 
 
 def test_executions_that_were_queued_do_not_begin(cluster, actors, gate):

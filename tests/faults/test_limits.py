@@ -293,6 +293,25 @@ def test_a_result_over_a_limit_of_an_actor(workers, maker, which, limit, remedy,
     assert run(SMALL) == SMALL
 
 
+@limits
+def test_a_result_over_a_limit_of_an_async_actor(workers, async_worker, which, limit, remedy):
+    for size in (SMALL, LARGE):
+        assert call(async_worker, has_array_of, size)
+    with InputNode() as size:
+        dag = workers[1].call.bind(len, async_worker.call.bind(array_of, size))
+    with async_adag.compile(dag) as compiled:
+        assert compiled.execute(SMALL).get() == SMALL
+        call(async_worker, lower, which, ROOM)
+        try:
+            with pytest.raises(OSError, match=limit) as caught:
+                compiled.execute(LARGE).get()
+            assert remedy in str(caught.value)
+            assert compiled.execute(SMALL).get() == SMALL
+        finally:
+            call(async_worker, undo)
+        assert compiled.execute(LARGE).get() == LARGE
+
+
 def test_an_argument_over_a_limit_of_the_actor_that_reads_it(workers, maker):
     """The second actor cannot map it: its node fails, with an error that names the limit."""
     call(workers[1], lower, resource.RLIMIT_AS, ROOM)
@@ -331,13 +350,14 @@ def have_shared_memory():
     del os.had_fallocate
 
 
-@pytest.mark.parametrize("who", ["driver", "actor"])
-def test_shared_memory_that_is_used_up(workers, who):
+@pytest.mark.parametrize("who", ["driver", "actor", "async actor"])
+def test_shared_memory_that_is_used_up(workers, async_worker, who):
     """Memory files lie on a mount of the kernel's, which no test can fill: the refusal alone is made up."""
     said = "bytes of shared memory: No space left on device: the system's shared memory is used up"
-    with async_adag.compile(chain(*workers[:2])) as compiled:
+    first = async_worker if who == "async actor" else workers[0]
+    with async_adag.compile(chain(first, workers[1])) as compiled:
         assert compiled.execute(1).get() == 1
-        run_out_of_shared_memory() if who == "driver" else call(workers[0], run_out_of_shared_memory)
+        run_out_of_shared_memory() if who == "driver" else call(first, run_out_of_shared_memory)
         try:
             for _ in range(3):
                 with pytest.raises(OSError, match=said) as caught:
@@ -345,7 +365,7 @@ def test_shared_memory_that_is_used_up(workers, who):
                 assert caught.value.errno == errno.ENOSPC
                 assert compiled.execute(2).get() == 2
         finally:
-            have_shared_memory() if who == "driver" else call(workers[0], have_shared_memory)
+            have_shared_memory() if who == "driver" else call(first, have_shared_memory)
         assert compiled.execute(bytes(MB)).get() == bytes(MB)
 
 
@@ -416,6 +436,18 @@ async def test_thousands_in_flight_async(wide, gate):
     gate.open("held")
     assert await asyncio.gather(*futures) == ["held", *range(MANY - 1)]
     assert await waiting == -1
+
+
+async def test_thousands_in_flight_on_an_async_actor(workers, async_worker, gate):
+    """All of them have begun there, but for those behind the ring that the held one stops."""
+    with InputNode() as x:
+        dag = async_worker.echo.bind(workers[0].hold_or_echo.bind(x))
+    async with async_adag.compile(dag, max_inflight=MANY) as compiled:
+        futures = [await compiled.execute_async(gate.path)]
+        futures += [await compiled.execute_async(n) for n in range(MANY - 1)]
+        assert compiled.stats().in_flight == MANY
+        gate.open("held")
+        assert await asyncio.gather(*futures) == ["held", *range(MANY - 1)]
 
 
 async def test_thousands_in_flight_in_a_map(wide):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import struct
-import time
 
 import pytest
 import ray
@@ -13,9 +13,11 @@ from ray.dag import InputNode, MultiOutputNode
 
 import async_adag
 from async_adag import ExecutionTimeout, GraphBroken
+from async_adag.channels.processor import make_fence
 from async_adag.channels.ring import SLOT
 from async_adag.protocol.frame import BLOCK, HEADER_SIZE, INLINE, Header, Kind, pack_bare, pack_header
 from tests.gate import wait_at
+from tests.strangers import PATIENCE
 from tests.turns import until
 
 U64 = 2**64 - 1
@@ -39,8 +41,9 @@ def chain(first, second):
 class Ring:
     """One channel of the driver's, as whoever can write its memory sees it."""
 
-    def __init__(self, end):
+    def __init__(self, end, bell):
         self.end = end
+        self.bell = bell
         self.layout = end._pool._layout if hasattr(end, "_pool") else end._layout
         self.words = end._memory[: self.layout.words * 8].cast("Q")
 
@@ -49,18 +52,28 @@ class Ring:
         return self.end._memory[at : at + HEADER_SIZE]
 
     def await_frames(self, count):
-        while self.words[self.layout.head] < count:
-            time.sleep(0.001)
+        """Sleeps as the reader does, until the writer rings."""
+        head, parked = self.layout.head, self.layout.parked[0]
+        while self.words[head] < count:
+            self.bell.silence()
+            self.words[parked] = 1
+            with make_fence():
+                pass
+            if self.words[head] < count:
+                assert select.select([self.bell.fd], [], [], PATIENCE)[0], "no frame came"
+        self.bell.ring()  # of the reader, who may sleep there too
 
 
 def into(compiled):
-    (end,) = compiled._engine.deployment.ends.writers.values()
-    return Ring(end)
+    ends = compiled._engine.deployment.ends
+    (end,) = ends.writers.values()
+    return Ring(end, ends.doorbell)
 
 
 def out_of(compiled):
-    (end,) = compiled._engine.deployment.ends.readers.values()
-    return Ring(end)
+    ends = compiled._engine.deployment.ends
+    (end,) = ends.readers.values()
+    return Ring(end, ends.doorbell)
 
 
 def another_magic(ring, seq):
@@ -252,6 +265,31 @@ async def test_a_frame_in_a_map(workers, graphs, gate):
     with pytest.raises(GraphBroken) as caught:
         await anext(results)
     check(caught.value, "from the driver to call", "failed in execution 2")
+    assert [result async for result in results] == []
+    assert [result async for result in other.map([4, 5])] == [4, 5]
+
+
+async def test_a_frame_for_an_async_actor_in_a_map(async_worker, graphs, gate):
+    """Its loop ends at once, so that what it had read and not written is missing too."""
+    spoilt, other = graphs(async_worker)
+
+    async def items():
+        yield gate.path
+        await asyncio.to_thread(gate.entered)  # its loop stands there, and reads nothing more
+        for n in (1, 2, 3):
+            yield n
+
+    results = spoilt.map(items(), window=4)
+    got = [asyncio.ensure_future(anext(results))]
+    await until(lambda: spoilt.stats().executions == 4)
+    noise(into(spoilt), 2)
+    gate.open("held")
+    await asyncio.wait(got)
+    while got[-1].exception() is None:
+        got.append(asyncio.ensure_future(anext(results)))
+        await asyncio.wait(got)
+    check(got.pop().exception(), "from the driver to call", "failed in execution 2")
+    assert [future.result() for future in got] == ["held", 1][: len(got)]
     assert [result async for result in results] == []
     assert [result async for result in other.map([4, 5])] == [4, 5]
 

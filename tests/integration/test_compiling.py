@@ -15,8 +15,9 @@ from ray.experimental.channel.cpu_communicator import CPUCommunicator
 import async_adag
 from async_adag import GpuUnavailable, GraphError
 from async_adag.graph.model import TensorTransport
-from tests.actors import Worker, wait_until_dead
+from tests.actors import AsyncWorker, Worker, wait_until_dead
 from tests.belongings import take_stock
+from tests.gate import wait_at
 from tests.threads import in_thread
 from tests.turns import turns
 
@@ -206,6 +207,21 @@ def test_a_busy_actor(workers, gate):
         assert compiled.execute(0).get() == 3
 
 
+def test_an_async_actor_whose_loop_stands_still(workers, async_worker, gate):
+    with InputNode() as x:
+        dag = async_worker.echo.bind(workers[0].echo.bind(x))
+    async_adag.compile(dag).teardown()
+    busy = async_worker.call.remote(wait_at, gate.path)
+    gate.entered()
+    with pytest.raises(GraphError, match=r"compile_timeout=0\.5") as caught:
+        async_adag.compile(dag, compile_timeout=0.5)
+    assert f"AsyncWorker({async_worker._actor_id.hex()[:6]}) (for echo" in str(caught.value)
+    gate.open("free")
+    assert ray.get(busy) == "free"
+    with async_adag.compile(dag) as compiled:
+        assert compiled.execute(1).get() == 1
+
+
 def test_an_actor_that_is_busy_for_a_while_is_waited_for(worker, gate):
     busy = worker.hold.remote(gate.path)
     gate.entered()
@@ -268,12 +284,13 @@ def test_a_dead_actor(workers, make_actor):
         assert compiled.execute(1).get() == 1
 
 
-def test_an_actor_that_dies_while_its_graph_is_compiled(workers, make_actor, gate):
-    dying = make_actor()
-    busy = dying.hold.remote(gate.path)
+@pytest.mark.parametrize("kind", [Worker, AsyncWorker])
+def test_an_actor_that_dies_while_its_graph_is_compiled(workers, make_actor, gate, kind):
+    dying = make_actor(kind)
+    busy = dying.call.remote(wait_at, gate.path)
     gate.entered()
     with InputNode() as x:
-        dag = workers[0].add.bind(dying.add.bind(x))
+        dag = workers[0].add.bind(dying.echo.bind(x))
     compiling = in_thread(async_adag.compile, dag)
     ray.kill(dying)
     error = compiling.exception()

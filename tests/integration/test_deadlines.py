@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 import pytest
 from ray.dag import InputNode, MultiOutputNode
 
 import async_adag
 from async_adag import ExecutionTimeout
+from tests.gate import wait_at
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +28,34 @@ async def test_a_missed_deadline_abandons_the_execution_and_the_graph_goes_on(co
     gate.open()
     assert await compiled(1) == 1
     assert compiled.stats().in_flight == 0
+
+
+@pytest.mark.parametrize("way", ["await", "ref", "map"])
+@pytest.mark.parametrize("kind", ["sync", "async"])
+async def test_it_says_which_node_computes_where_and_for_how_long(workers, async_worker, gate, kind, way):
+    actor = workers[1] if kind == "sync" else async_worker
+    name = f"{'Worker' if kind == 'sync' else 'AsyncWorker'}({actor._actor_id.hex()[:6]})"
+    said = rf"^execution 1 .*; call on {re.escape(name)}: computing execution 0 since \d+\.\d s"
+    with InputNode() as x:
+        dag = actor.call.bind(wait_or_echo, x)
+    async with async_adag.compile(dag) as compiled:
+        hasty = compiled.options(timeout=0)
+        held = await compiled.execute_async(gate.path)
+        await asyncio.to_thread(gate.entered)
+        ask = {
+            "await": lambda: hasty(1),
+            "ref": lambda: asyncio.to_thread(lambda: hasty.execute(1).get()),
+            "map": lambda: anext(hasty.map([1])),
+        }
+        with pytest.raises(ExecutionTimeout, match=said):
+            await ask[way]()
+        gate.open("held")
+        assert await held == "held"
+        assert await compiled(2) == 2
+
+
+def wait_or_echo(value):
+    return wait_at(value) if isinstance(value, str) else value
 
 
 async def test_each_execution_has_its_own(compiled, gate):

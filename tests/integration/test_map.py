@@ -11,6 +11,7 @@ from ray.dag import InputNode, MultiOutputNode
 
 import async_adag
 from async_adag import GraphClosed
+from tests.gate import wait_at
 from tests.turns import turns, until
 
 
@@ -303,6 +304,28 @@ async def test_of_a_graph_that_takes_other_arguments(workers):
     async with async_adag.compile(dag) as compiled:
         with pytest.raises(TypeError, match="2 positional"):
             await listed(compiled.map([(1, 2)]))
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+async def test_of_a_graph_that_is_torn_down_while_its_node_hangs(workers, async_worker, gate, kind):
+    actor = workers[2] if kind == "sync" else async_worker
+    with InputNode() as x:
+        dag = actor.call.bind(wait_or_echo, x)
+    compiled = async_adag.compile(dag)
+    results = compiled.map([1, gate.path, 2])
+    assert await anext(results) == 1
+    await until(lambda: compiled.stats().executions == 3)
+    second = asyncio.ensure_future(anext(results))
+    await asyncio.to_thread(gate.entered)
+    compiled.teardown()
+    with pytest.raises(GraphClosed, match="execution 1"):
+        await second
+    assert await listed(results) == []
+    gate.open()
+
+
+def wait_or_echo(value):
+    return wait_at(value) if isinstance(value, str) else value
 
 
 async def test_of_a_graph_that_was_closed(workers):
