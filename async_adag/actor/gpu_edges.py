@@ -159,6 +159,7 @@ def make_gpu_movers(
     pages: dict[int, Mapping],
     links: dict[int, tuple[Link, ...]],
     slots: dict[int, int],
+    overlap: bool = True,
 ) -> None:
     """Add the movers of an actor's ends of such edges.
 
@@ -168,6 +169,7 @@ def make_gpu_movers(
         pages: those of hand-overs within the GPU, by channel.
         links: of the others, by channel, in the order of the readers; initialized. A reader has its own alone.
         slots: of the channels' rings, by channel.
+        overlap: whether tensors travel while methods compute; else in the order of the methods.
 
     Raises:
         DeviceError: there is no device here.
@@ -181,26 +183,27 @@ def make_gpu_movers(
         number, ring = move.channel, slots[move.channel]
         page = pages[number].view if number in pages else None
         if move.reader is None:
-            sender = _sender(move, gate, page, links.get(number, ()), ring)
+            sender = _sender(move, gate, page, links.get(number, ()), ring, overlap)
             movers.senders[number] = _Outgoing(move.edge, gate, sender)
         else:
-            receiver = _receiver(move, gate, page, links.get(number, ()), ring)
+            receiver = _receiver(move, gate, page, links.get(number, ()), ring, overlap)
             movers.receivers[number] = Incoming(move.edge, gate, receiver)
 
 
 def _sender(
-    move: GpuMove, gate: _Gate, page: memoryview | None, links: tuple[Link, ...], ring: int
+    move: GpuMove, gate: _Gate, page: memoryview | None, links: tuple[Link, ...], ring: int, overlap: bool
 ) -> IpcSender | LinkSender:
     if page is None:
-        return LinkSender(gate.device, links)
-    return IpcSender(gate.device, page, move.readers, slots_for(ring, move.readers), gate.lend())
+        return LinkSender(gate.device, links, overlap=overlap)
+    slots = slots_for(ring, move.readers)
+    return IpcSender(gate.device, page, move.readers, slots, gate.lend(), overlap=overlap)
 
 
 def _receiver(
-    move: GpuMove, gate: _Gate, page: memoryview | None, links: tuple[Link, ...], ring: int
+    move: GpuMove, gate: _Gate, page: memoryview | None, links: tuple[Link, ...], ring: int, overlap: bool
 ) -> IpcReceiver | LinkReceiver:
     if page is None:
-        return LinkReceiver(gate.device, links[0], backlog=ring)
+        return LinkReceiver(gate.device, links[0], overlap=overlap, backlog=ring)
     assert move.reader is not None
     return IpcReceiver(gate.device, page, move.reader, slots_for(ring, move.readers), move.readers)
 

@@ -51,6 +51,7 @@ class Share:
         limit: executions that may be in flight, and that an async actor may interleave.
         spin_ns: how long a wait spins before it parks.
         links: of channels between two GPUs, by channel, to each reader; of a reader, the one to it.
+        overlap: whether tensors travel from GPU to GPU while methods compute.
     """
 
     plan: ActorPlan
@@ -60,6 +61,7 @@ class Share:
     limit: int
     spin_ns: int
     links: dict[int, tuple[Any, ...]] = field(default_factory=dict)
+    overlap: bool = True
 
 
 def install(
@@ -241,7 +243,7 @@ def _make_movers(movers: Movers, share: Share, ends: Endpoints) -> None:
         from async_adag.actor.gpu_edges import make_gpu_movers  # whoever has no such edge need not have cupy
 
         slots = {number: spec.slots for number, spec in share.specs.items()}
-        make_gpu_movers(movers, share.plan.gpu_moves, ends.pages, share.links, slots)
+        make_gpu_movers(movers, share.plan.gpu_moves, ends.pages, share.links, slots, share.overlap)
 
 
 class _Goodbye:

@@ -273,6 +273,7 @@ class _Meeting:
             self._options.max_inflight,
             self._options.spin_ns,
             self._share_of_links(actor),
+            self._options.overlap,
         )
 
     def _share_of_links(self, actor: ActorPlan) -> dict[int, tuple[Any, ...]]:

@@ -86,6 +86,7 @@ class IpcSender:
         slots: int,
         pool: Pool | None = None,
         *,
+        overlap: bool = True,
         patience: float = 10.0,
         linger: float = 5.0,
     ) -> None:
@@ -97,12 +98,14 @@ class IpcSender:
             readers: how many there are.
             slots: as many as the readers were told (`slots_for`).
             pool: what is in it stays where it is (None: all is copied).
+            overlap: whether the stream of the tensors goes on while they are copied.
             patience: how long to wait for a slot, in seconds, where readers do not keep to the rules.
             linger: how long `close` waits for the readers and the device, each, in seconds.
         """
         self._device = device
         self._pages = [self._open_page(page, reader, slots) for reader in range(readers)]
         self._pool = pool
+        self._overlap = overlap
         self._patience = patience
         self._linger = linger
         self._stream = device.stream()
@@ -142,6 +145,8 @@ class IpcSender:
             self._stream.wait(self._produced)
             places = self._fill(slot, spans, found, dict(zip(staged, offsets, strict=True)))
             self._stream.record(slot.ready)
+            if not self._overlap:
+                stream.wait(slot.ready)
         except BaseException:
             # The edge is of no more use, but what was issued may be under way all the same.
             self._stranded.append((owners, slot.owners))

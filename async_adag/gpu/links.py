@@ -49,12 +49,15 @@ class _Checked:
 class LinkSender:
     """The writer's end: a `transfer.Sender`."""
 
-    def __init__(self, device: Device, links: Sequence[Link], *, linger: float = 5.0) -> None:
+    def __init__(
+        self, device: Device, links: Sequence[Link], *, overlap: bool = True, linger: float = 5.0
+    ) -> None:
         """Begin an edge.
 
         Args:
             device: where it is.
             links: one to each reader, in which this is rank 0; initialized.
+            overlap: whether the stream of the tensors goes on while they are sent.
             linger: how long `close` waits for the device, in seconds.
         """
         self._links = list(links)
@@ -64,7 +67,8 @@ class LinkSender:
         self._produced = device.event()
         self._events = Events(device)
         self._held = Held(self._events)
-        self._pending: tuple[list[Span], list[Any]] | None = None
+        self._overlap = overlap
+        self._pending: tuple[list[Span], list[Any], Stream] | None = None
         self._generation = 0
         self._closed = False
 
@@ -75,7 +79,7 @@ class LinkSender:
         self._checked.check()
         self._held.release()
         stream.record(self._produced)
-        self._pending = list(spans), list(owners)
+        self._pending = list(spans), list(owners), stream
         self._generation += 1
         return self._generation
 
@@ -89,7 +93,7 @@ class LinkSender:
             raise DeviceError("this edge was closed")
         if self._pending is None:
             return
-        spans, owners = self._pending
+        spans, owners, producing = self._pending
         self._pending = None
         sent: list[Event] = []
         try:
@@ -104,6 +108,8 @@ class LinkSender:
                     event = self._events.take()
                     stream.record(event)
                     sent.append(event)
+                if not self._overlap:
+                    producing.wait(event)
         finally:
             self._hold(sent, owners)
 
@@ -139,12 +145,15 @@ class _Kept:
 class LinkReceiver:
     """A reader's end: a `transfer.Receiver`."""
 
-    def __init__(self, device: Device, link: Link, *, backlog: int = 16, linger: float = 5.0) -> None:
+    def __init__(
+        self, device: Device, link: Link, *, overlap: bool = True, backlog: int = 16, linger: float = 5.0
+    ) -> None:
         """Begin an edge.
 
         Args:
             device: where it is.
             link: from the writer, in which this is rank 1; initialized.
+            overlap: whether receiving begins before what the stream was given earlier is done.
             backlog: up to how many buffers of a size may wait for the device to be done with them, before
                 receiving waits for it too.
             linger: how long `close` waits for the device, in seconds.
@@ -155,6 +164,7 @@ class LinkReceiver:
         self._linger = linger
         self._stream = device.stream()
         self._received = device.event()
+        self._overlap = overlap
         self._buffers = self._make_buffers(device, backlog)
         self._arrivals: Arrivals[_Kept] = Arrivals(self._gone, self._finish)
         self._generation = 0
@@ -177,6 +187,9 @@ class LinkReceiver:
         offsets, total = lay_out(sizes)
         buffer = self._buffers.take(total, self._stream)
         spans = spans_in(buffer.span, offsets, sizes)
+        if not self._overlap:
+            stream.record(self._received)
+            self._stream.wait(self._received)
         try:
             with self._link.group():
                 for span in spans:
