@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from async_adag.channels import forks
 from async_adag.channels.failures import annotate
@@ -39,6 +39,8 @@ from async_adag.options import Options
 from async_adag.protocol.frame import FrameError
 from async_adag.protocol.ledger import Entry, Ledger
 from async_adag.protocol.lifecycle import Lifecycle, State
+
+T = TypeVar("T")
 
 
 class Engine:
@@ -109,7 +111,7 @@ class Engine:
     def submit_now(self, args: tuple[Any, ...], kwargs: dict[str, Any], owner: object) -> Sinks | None:
         """Admit an execution for a task, one future for each output; None where it would have to wait."""
         self._arguments.check(args, kwargs)
-        if self._loop.is_raw:
+        if self._loop.may_raise():
             with Held():
                 return self._submit_now(args, kwargs, owner)
         return self._submit_now(args, kwargs, owner)
@@ -133,28 +135,46 @@ class Engine:
 
     async def submit_async(self, args: tuple[Any, ...], kwargs: dict[str, Any], owner: object) -> Sinks:
         """Admit an execution for a task, after those who came before; one future for each output."""
+        place = asyncio.get_running_loop().create_future()
+        waiter = Waiter(place)
+        try:
+            self._undisturbed(lambda: self._join_line(waiter))
+            await place
+            if waiter.error is not None:
+                raise waiter.error.with_traceback(None)
+            return self._undisturbed(lambda: self._admit_granted(waiter, args, kwargs, owner))
+        except BaseException:
+            self._undisturbed(lambda: self._leave_line(waiter))
+            raise
+
+    def _undisturbed(self, step: Callable[[], T]) -> T:
+        """Do a step of a task's, in the middle of which Ctrl-C must not raise."""
+        if self._loop.may_raise():
+            with Held():
+                return step()
+        return step()
+
+    def _join_line(self, waiter: Waiter) -> None:
         with self.lock:
             self.check_open()
-            loop = self._loop.bind()
+            self._loop.bind()
             self.check_open()
-            waiter = Waiter(loop.create_future())
             self.line.join(waiter)
             self._grant()
             self._loop.settle_in()
-        try:
-            assert waiter.future is not None
-            await waiter.future
-        except BaseException:
-            with self.lock:
-                self.line.leave(waiter)
-                self._grant()
-            raise
-        if waiter.error is not None:
-            raise waiter.error.with_traceback(None)
+
+    def _leave_line(self, waiter: Waiter) -> None:
         with self.lock:
-            if self._refusal is not None:
-                self.line.leave(waiter)
-                self.check_open()
+            self.line.leave(waiter)
+            self._grant()
+
+    def _admit_granted(
+        self, waiter: Waiter, args: tuple[Any, ...], kwargs: dict[str, Any], owner: object
+    ) -> Sinks:
+        with self.lock:
+            self.check_open()
+            loop = self._loop.bind()
+            waiter.granted = False  # from here on the place is the execution's
             return self._admit_futures(loop, args, kwargs, owner, reserved=True)
 
     def _admit_futures(
@@ -217,9 +237,7 @@ class Engine:
                 self.blocking.check_loop()
             self.blocking.wait(lambda: waiter.granted or waiter.error is not None, deadline, held)
         except BaseException:
-            with self.lock:
-                self.line.leave(waiter)
-                self._grant()
+            self._leave_line(waiter)
             raise
         with self.lock:
             if waiter.error is not None:

@@ -81,6 +81,10 @@ class LoopBinding:
         self.settle_in()
         return loop
 
+    def may_raise(self) -> bool:
+        """Whether Ctrl-C may raise in the middle of what runs here: the loop is raw, or not bound yet."""
+        return self.is_raw or asyncio._get_running_loop() is not self._loop
+
     def settle_in(self) -> None:
         """See to it that the doorbell will ring for whatever is waited for now."""
         if self.is_here():

@@ -39,7 +39,10 @@ if hasattr(os, "register_at_fork"):
 
 def raises_anywhere() -> bool:
     """Whether Ctrl-C would raise wherever it finds this thread, as it does unless a program or loop sees to it."""
-    return get_ident() == _main_thread and getsignal(_SIGINT) is default_int_handler
+    if get_ident() != _main_thread:
+        return False
+    handler = getsignal(_SIGINT)
+    return (handler._handler if type(handler) is Held else handler) is default_int_handler
 
 
 class Held:

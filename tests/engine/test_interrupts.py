@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -174,6 +176,61 @@ def test_ctrl_c_at_every_step_of_waiting_for_a_place(make_stage, monkeypatch):
     assert strike_everywhere(interrupt, once, "line") == len(interrupted) > 100
 
 
+async def awaited(stage: Stage) -> list[Any]:
+    return [await (await stage.compiled.execute_async(n)) for n in range(3)]
+
+
+async def mapped(stage: Stage) -> list[Any]:
+    return [result async for result in stage.compiled.map(range(3))]
+
+
+async def gathered(stage: Stage) -> list[Any]:
+    """The third waits in line."""
+    return list(await asyncio.gather(*(stage.compiled(n) for n in range(3))))
+
+
+@pytest.mark.parametrize("use", [awaited, mapped, gathered])
+def test_ctrl_c_at_every_step_of_a_loop_that_does_not_see_to_it(make_stage, use):
+    """Of its tasks and of its callbacks: `run_until_complete` lets it raise anywhere."""
+    stage = make_stage(max_inflight=PLACES, submit_timeout=0)
+    interrupted = []
+
+    def once(strike):
+        with loop_beside(play, stage) as loop:
+            try:
+                results = strike.run(lambda: loop.run_until_complete(use(stage)))
+            except KeyboardInterrupt:
+                interrupted.append(True)
+            else:
+                assert results == [[(0, n), (1, n)] for n in range(3)]
+        is_well(stage, len(interrupted))
+
+    assert strike_everywhere(interrupt, once, "line") == len(interrupted) > 200
+
+
+@contextmanager
+def loop_beside(act: Callable[[Stage], None], stage: Stage) -> Iterator[asyncio.AbstractEventLoop]:
+    """A loop of which each turn has the actors ``act``; what is left of it in the end is cancelled."""
+    loop = asyncio.new_event_loop()
+
+    def keep_acting() -> None:
+        trace = sys.gettrace()
+        sys.settrace(None)  # the actors are other processes
+        act(stage)
+        sys.settrace(trace)
+        loop.call_soon(keep_acting)
+
+    loop.call_soon(keep_acting)
+    yield loop
+    while tasks := asyncio.all_tasks(loop):
+        for task in tasks:
+            task.cancel()
+        with suppress(KeyboardInterrupt):  # raised again by who awaits the task that it ended
+            loop.run_until_complete(asyncio.wait(tasks))
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()
+
+
 def fds() -> int:
     return len(os.listdir("/proc/self/fd"))
 
@@ -200,6 +257,41 @@ def test_ctrl_c_at_every_step_of_the_end(make_stage, drain):
         assert fds() == before
 
     assert strike_everywhere(interrupt, once, "line") == len(interrupted) > 100
+
+
+def answer_or_leave(stage: Stage) -> None:
+    """The only actor answers, and says goodbye when it is told to end."""
+    (part,) = stage.parts
+    if part.should_end():
+        part.leave()
+    elif part.inbox:
+        part.answer(2)
+
+
+def test_ctrl_c_at_every_step_of_leaving_a_block_on_a_loop(make_stage):
+    """Once the loop has ended what it began, all there was to let go of is let go."""
+    interrupted = []
+
+    async def use(stage):
+        async with stage.compiled as compiled:
+            return await compiled.execute_async(1)
+
+    def once(strike):
+        before = fds()
+        stage = make_stage(parts=1)
+        with loop_beside(answer_or_leave, stage) as loop:
+            try:
+                future = strike.run(lambda: loop.run_until_complete(use(stage)))
+            except KeyboardInterrupt:
+                interrupted.append(True)
+            else:
+                assert future.result() == 2
+        stage.compiled.teardown()
+        for part in stage.parts:
+            part.close()
+        assert fds() == before
+
+    assert strike_everywhere(interrupt, once, "line") == len(interrupted) > 200
 
 
 def try_(function: Callable[[], Any]) -> Any:

@@ -148,8 +148,19 @@ async def main():
 """
 
 
+MAPPING = """
+async def main():
+    async with async_adag.compile(dag, max_inflight=3) as compiled:
+        asyncio.get_running_loop().call_later(0, ready)
+        async for _ in compiled.map([path] * 5):
+            pass
+"""
+mains = pytest.mark.parametrize("main", [AWAITING, MAPPING], ids=["await", "map"])
+
+
+@mains
 @pytest.mark.parametrize("loop", LOOPS.values(), ids=LOOPS)
-def test_ctrl_c_under_asyncio_run(cluster, args, loop):
+def test_ctrl_c_under_asyncio_run(cluster, args, loop, main):
     """The main task is cancelled, the block is left by that, and the program ends as any that is interrupted."""
     run = f"""
         try:
@@ -159,7 +170,7 @@ def test_ctrl_c_under_asyncio_run(cluster, args, loop):
             print("interrupted", flush=True)
             raise
     """
-    status, output, errors = interrupt(start(cluster, COMPILE, AWAITING, run, args=args))
+    status, output, errors = interrupt(start(cluster, COMPILE, main, run, args=args))
     assert (status, output) == (-signal.SIGINT, "interrupted\n")
     assert errors.rstrip().endswith("KeyboardInterrupt")
     assert errors.count("Traceback") <= 2, errors  # the cancellation, and the interrupt that it became
@@ -224,8 +235,9 @@ def test_sigterm_while_a_result_is_waited_for(cluster, args, named, prepare, sta
     assert interrupt(program, signal.SIGTERM) == (status, output, "")
 
 
+@mains
 @pytest.mark.parametrize("loop", LOOPS.values(), ids=LOOPS)
-def test_sigterm_with_a_handler_on_the_loop(cluster, args, loop):
+def test_sigterm_with_a_handler_on_the_loop(cluster, args, loop, main):
     """As services do it: the handler cancels the main task, and the block is left."""
     run = f"""
         async def guarded():
@@ -238,7 +250,7 @@ def test_sigterm_with_a_handler_on_the_loop(cluster, args, loop):
         with asyncio.Runner(loop_factory={loop}) as runner:
             runner.run(guarded())
     """
-    program = start(cluster, COMPILE, AWAITING, run, args=args)
+    program = start(cluster, COMPILE, main, run, args=args)
     assert interrupt(program, signal.SIGTERM) == (0, "cancelled\n", "")
 
 
