@@ -33,7 +33,8 @@ class _Watched:
 class Completions:
     """Futures of what was issued to a device, in one event loop; for the thread that runs it.
 
-    Costs the loop one descriptor for each stream that is awaited at the same time as others.
+    Costs the loop one descriptor for each stream that is awaited at the same time as others. The first future of a
+    process takes a tenth of a second, unless `host_function.ring_address` was called before, on any thread.
     """
 
     def __init__(self, device: Device, loop: asyncio.AbstractEventLoop | None = None) -> None:
@@ -173,6 +174,8 @@ async def wait_for(device: Device, streams: Sequence[Stream]) -> None:
 
 async def completed(stream: Any = None) -> None:
     """Return when the work issued so far is done on the device, without blocking the event loop meanwhile.
+
+    But for the first time in a process, where the device is looked for, which takes some tenths of a second.
 
     Args:
         stream: a stream of torch or of cupy, or the number of one (its cudaStream_t); by default the current ones
