@@ -2,8 +2,8 @@
 
 And those of minutes: ``nox -s soak``, ``chaos``.
 
-``nox -s gpu`` checks the GPU side on one GPU, by CUDA 12; ``ASYNC_ADAG_CUDA=13 nox -s gpu`` by CUDA 13. Where all that
-it needs is there already, ``python -m pytest tests/gpu`` does the same.
+``nox -s gpu`` checks the GPU side on one GPU, by CUDA 12; ``ASYNC_ADAG_CUDA=13 nox -s gpu`` by CUDA 13. Where all
+that it needs is there already, ``python -m pytest tests/gpu`` does the same.
 """
 
 from __future__ import annotations

@@ -7,10 +7,13 @@ reader compares every byte on the device and counts what is wrong, for each mess
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from async_adag.gpu.interface import Export, Span
+import cupy
+
+from async_adag.gpu.interface import Span
+from async_adag.gpu.pool import Allocations, ExportablePool
 from tests.gpu.kernels import Counters, Kernels
 from tests.gpu.ours import in_cupy, our_device
 
@@ -26,40 +29,42 @@ class Owner:
 class Exported:
     """Memory that readers may open where it is, handed out again once nobody refers to its owner.
 
-    Its `find` is what `IpcSender` asks.
+    Attributes:
+        pool: what a sender asks of it.
     """
 
-    def __init__(self, device: Any) -> None:
-        self._device = device
-        self._free: dict[int, list[Any]] = {}
-        self._exports: dict[int, Export] = {}
-        self.allocated = 0
+    def __init__(self) -> None:
+        self.pool: Any = Allocations(our_device())
+        self._free: dict[int, list[Span]] = {}
 
     def take(self, nbytes: int) -> tuple[Span, Owner]:
         free = self._free.setdefault(nbytes, [])
-        if not free:
-            memory = self._device.allocate(nbytes)
-            self._exports[memory.span.address] = self._device.export(memory.span)
-            self.allocated += 1
-            free.append(memory)
-        memory, owner = free.pop(), Owner()
-        weakref.finalize(owner, free.append, memory).atexit = False
-        return memory.span, owner
-
-    def find(self, span: Span) -> Export | None:
-        return self._exports.get(span.address)
+        span = free.pop() if free else self.pool.add(nbytes)[1]
+        owner = Owner()
+        weakref.finalize(owner, free.append, span).atexit = False
+        return span, owner
 
 
 class Pooled:
-    """Memory of cupy's pool, which other processes do not open; an owner is the array itself."""
+    """Arrays of cupy's own pool, which other processes do not open; an owner is the array itself."""
+
+    pool: Any = None
 
     def take(self, nbytes: int) -> tuple[Span, Any]:
-        import cupy
-
         array = cupy.empty(nbytes, cupy.uint8)
         return Span(int(array.data.ptr), nbytes), array
 
-    find: Callable[[Span], Export | None] | None = None
+
+class FromExportablePool(Pooled):
+    """Arrays of our pool for cupy: what is small is copied, and other processes open the rest."""
+
+    def __init__(self) -> None:
+        self._cupys = ExportablePool(our_device())
+        self.pool = self._cupys.allocations
+
+    def take(self, nbytes: int) -> tuple[Span, Any]:
+        with self._cupys.using():
+            return super().take(nbytes)
 
 
 class Writer:
@@ -74,7 +79,6 @@ class Writer:
 
     def make(self, number: int, sizes: Sequence[int]) -> tuple[list[Span], list[Any]]:
         """The tensors of a message, and their owners; the filling has been issued."""
-        made = []
         with self.compute:
             made = [self._source.take(size) for size in sizes]
         for index, (span, _) in enumerate(made):

@@ -1,9 +1,9 @@
 """10,000 messages between two processes on one GPU, eight in flight, every byte of them compared on the device.
 
 Half of the time the reader keeps what it got for a while, and now and then its device falls behind, so that slots
-are waited for, leases run out and the receiver copies. Both kinds of hand-over: memory that readers use where it
-is, and memory that is copied once. The control checks every hundredth message as another one: all of those must
-be found.
+are waited for, leases run out and the receiver copies. Three kinds of hand-over: memory that readers use where it is,
+memory that is copied once, and arrays of cupy in our pool, where small ones are copied. The control checks every
+hundredth message as another one: all of those must be found.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from async_adag.gpu.acks import acks_size
 from async_adag.gpu.ipc import slots_for
 from async_adag.gpu.ipc_receiver import IpcReceiver
 from async_adag.gpu.ipc_sender import IpcSender
-from tests.gpu.hand_over import Exported, Pooled, Reader, Writer
+from tests.gpu.hand_over import Exported, FromExportablePool, Pooled, Reader, Writer
 from tests.gpu.mailbox import Mailbox, Page
-from tests.gpu.ours import our_device
 from tests.gpu.peers import Line, peer
 from tests.gpu.step import Figures, run
 
@@ -28,6 +27,7 @@ KEPT = SLOTS  # more than may be leased
 SHAPES = ([4], [1], [4096, 4, 65537], [1 << 20], [100, 100], [333_333], [4, 4, 4, 4], [1 << 16])
 RARE = [16 << 20]
 CONTROL = 100
+SOURCES = {"where it is": Exported, "copied once": Pooled, "cupy's arrays in our pool": FromExportablePool}
 
 
 def sizes_of(number: int) -> list[int]:
@@ -64,7 +64,7 @@ def send_all(source: Any) -> dict[str, Any]:
     page, inbox = Page(acks_size(SLOTS, 1)), Mailbox()
     with peer(reader, page, inbox) as line:
         end = Writer(source)
-        sender = IpcSender(end.device, page.memory, 1, SLOTS, source.find)
+        sender = IpcSender(end.device, page.memory, 1, SLOTS, source.pool)
         line.get()
         begin = time.perf_counter()
         for number in range(MESSAGES):
@@ -82,8 +82,8 @@ def send_all(source: Any) -> dict[str, Any]:
 
 def ipc_checksums(figures: Figures) -> dict[str, Any]:
     results = {}
-    for name, source in {"where it is": Exported(our_device()), "copied once": Pooled()}.items():
-        results[name] = result = send_all(source)
+    for name, source in SOURCES.items():
+        results[name] = result = send_all(source())
         figures.add(
             f"{name}, {IN_FLIGHT} in flight",
             target="0 wrong",
