@@ -35,7 +35,8 @@ class Segment:
 class Shadow:
     """Who wrote each byte of an allocation last, and who has read it since."""
 
-    def __init__(self, nbytes: int, made: Access) -> None:
+    def __init__(self, name: str, nbytes: int, made: Access) -> None:
+        self._name = name
         self._segments = [Segment(0, nbytes, made)]
 
     def read(self, begin: int, end: int, access: Access, clock: Clock) -> None:
@@ -45,7 +46,7 @@ class Shadow:
             Race: it need not have happened after the last write.
         """
         for segment in self._between(begin, end):
-            _in_order(segment.write, "written", access, "read", segment, clock)
+            self._in_order(segment.write, "written", access, "read", segment, clock)
             segment.reads = [earlier for earlier in segment.reads if not clock.knows(earlier.epoch)]
             segment.reads.append(access)
 
@@ -56,9 +57,9 @@ class Shadow:
             Race: it need not have happened after the last write and all reads since.
         """
         for segment in self._between(begin, end):
-            _in_order(segment.write, "written", access, "written", segment, clock)
+            self._in_order(segment.write, "written", access, "written", segment, clock)
             for earlier in segment.reads:
-                _in_order(earlier, "read", access, "written", segment, clock)
+                self._in_order(earlier, "read", access, "written", segment, clock)
         if begin < end:
             first = self._index(begin)
             self._segments[first : self._index(end - 1) + 1] = [Segment(begin, end, access)]
@@ -80,17 +81,18 @@ class Shadow:
             self._segments.insert(index + 1, replace(segment, begin=offset, reads=[*segment.reads]))
             segment.end = offset
 
+    def _in_order(
+        self, earlier: Access, did: str, later: Access, does: str, segment: Segment, clock: Clock
+    ) -> None:
+        if not clock.knows(earlier.epoch):
+            raise Race(
+                f"bytes {segment.begin} to {segment.end} of {self._name} are {does} by {later}, "
+                f"which nothing orders after {earlier}, by which they were {did}"
+            )
+
 
 def _begin(segment: Segment) -> int:
     return segment.begin
-
-
-def _in_order(earlier: Access, did: str, later: Access, does: str, segment: Segment, clock: Clock) -> None:
-    if not clock.knows(earlier.epoch):
-        raise Race(
-            f"bytes {segment.begin} to {segment.end} of the allocation are {does} by {later}, "
-            f"which nothing orders after {earlier}, by which they were {did}"
-        )
 
 
 class Allocation:
@@ -118,7 +120,7 @@ class Allocation:
         self.device = device
         self.exportable = exportable
         self.data = bytearray([FRESH]) * nbytes
-        self.shadow = Shadow(nbytes, made)
+        self.shadow = Shadow(str(self), nbytes, made)
         self.touched = {made.epoch.actor: made}
         self.pending: dict[object, int] = {}
         self.open_in: set[int] = set()
