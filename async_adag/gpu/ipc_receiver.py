@@ -62,6 +62,7 @@ class IpcReceiver:
         """
         self._device = device
         self._page = self._open_page(page, reader, slots)
+        self._page.sign_in()
         self._limit = leases_for(slots, readers)
         self._linger = linger
         self._stream = device.stream()
