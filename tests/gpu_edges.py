@@ -282,7 +282,7 @@ class Run:
         self.in_order = in_order
         self.blocking = blocking
         self.stopped = False
-        self.errors: list[DeviceError] = []
+        self.errors: list[str] = []
         self.refused = 0  # how often a host was asked to go on and could not
         self.rings: dict[tuple[int, int], deque[Frame]] = {}
         self.processes: list[Process] = []
@@ -332,7 +332,7 @@ class Run:
             pass
         except DeviceError as error:
             self.stopped = True
-            self.errors.append(error)
+            self.errors.append(str(error))  # the error itself would keep what the host has
 
     def _execute(self, number: int, process: Process, execution: int) -> Step:
         held: dict[int, Sequence[Any] | None] = {}  # what this process has of this execution; None: an error
@@ -474,8 +474,12 @@ class Run:
         for process in living:
             for link in process.links if self.stopped else ():
                 link.destroy()
-        for _ in range(2):
+        for turn in range(3):
             self.simulation.settle()
+            for process in living if turn == 2 else ():
+                if process.device.host.failure:
+                    self.kill(self.processes.index(process))  # a process whose device has failed ends in the end
+            living = [process for process in living if not process.dead]
             for process in living:
                 for receiver in process.receivers.values():
                     receiver.close()
@@ -495,10 +499,7 @@ class Run:
 
     def belongings(self) -> list[str]:
         """What is left of living processes, but where some wait for ever for what died with another."""
-        if self.simulation.waiting():
-            return []
-        failed = [process.device.host.name for process in self.processes if process.device.host.failure]
-        return [thing for thing in self.simulation.belongings() if not thing.endswith(tuple(failed))]
+        return [] if self.simulation.waiting() else self.simulation.belongings()
 
 
 def know_all(device: SimulatedDevice) -> None:

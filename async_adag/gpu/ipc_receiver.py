@@ -163,9 +163,9 @@ class IpcReceiver:
             self._device.enter()
             done = wait_until(lambda: all(event.query() for event in self._acks.values()), self._linger)
         except DeviceError:
-            done = True  # nothing that was issued goes on
+            return  # its process has to end before it can use a device again, and all of this ends with it
         if not (self._buffers.close(self._linger) and done):
-            return  # still in use, so it stays mapped; the writer waits no longer than it lingers
+            return  # still in use, so it stays mapped, and the writer keeps the memory while this process lives
         for event in (*self._ready.values(), self._copied):
             event.close()
         for handle, _ in self._allocations.values():
