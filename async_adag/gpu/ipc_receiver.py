@@ -75,6 +75,7 @@ class IpcReceiver:
         self._leases = 0
         self._arrivals: Arrivals[_Lease | _Copy] = Arrivals(self._gone, self._finish)
         self._closed = False
+        self._unused = False
         self._unmapped = False
 
     def _open_page(self, page: Any, reader: int, slots: int) -> Acks:
@@ -148,6 +149,8 @@ class IpcReceiver:
         or is dead, lets go of them.
         """
         if self._closed:
+            if self._unused and not self._unmapped:
+                self._finish()
             if self._unmapped:
                 self._let_go()
             return
@@ -159,6 +162,7 @@ class IpcReceiver:
 
     def _finish(self) -> None:
         """Nobody refers to anything: unmap, once the device is done with it, and tell the writer."""
+        self._unused = True
         try:
             self._device.enter()
             done = wait_until(lambda: all(event.query() for event in self._acks.values()), self._linger)
