@@ -29,6 +29,7 @@ class Page(bytearray):
     def __init__(self, size: int) -> None:
         super().__init__(size)
         self.told: dict[tuple[Any, ...], Any] = {}
+        self.reader_devices: dict[int, SimulatedDevice] = {}
 
 
 class ToldAcks(Acks):
@@ -36,6 +37,7 @@ class ToldAcks(Acks):
 
     def __init__(self, page: Page, reader: int, slots: int, device: SimulatedDevice) -> None:
         super().__init__(page, reader, slots)
+        self._page = page
         self._told = page.told
         self._reader = reader
         self._device = device
@@ -66,6 +68,13 @@ class ToldAcks(Acks):
     def close_writer(self) -> None:
         self._tell("writer")
         super().close_writer()
+
+    def sign_in(self) -> None:
+        self._page.reader_devices[self._reader] = self._device
+
+    @property
+    def reader_is_gone(self) -> bool:
+        return not self._page.reader_devices[self._reader].host.alive
 
     def done_with(self, slot: int) -> int:
         self._hear("slot", slot)
@@ -164,14 +173,6 @@ def filling(*expected: bytes) -> Callable[[list[memoryview], list[memoryview]], 
             view[:] = data[: len(view)]
 
     return fill
-
-
-def checking(*expected: bytes) -> Callable[[list[memoryview], list[memoryview]], None]:
-    def check(reads: list[memoryview], _: list[memoryview]) -> None:
-        for view, data in zip(reads, expected, strict=True):
-            assert bytes(view) == data[: len(view)], "these are not the bytes that were sent"
-
-    return check
 
 
 @dataclass
@@ -281,8 +282,8 @@ class Run:
         self.in_order = in_order
         self.blocking = blocking
         self.stopped = False
-        self.errors: list[DeviceError] = []
-        self.progress = 0
+        self.errors: list[str] = []
+        self.refused = 0  # how often a host was asked to go on and could not
         self.rings: dict[tuple[int, int], deque[Frame]] = {}
         self.processes: list[Process] = []
         for process, number in enumerate(graph.devices):
@@ -331,7 +332,7 @@ class Run:
             pass
         except DeviceError as error:
             self.stopped = True
-            self.errors.append(error)
+            self.errors.append(str(error))  # the error itself would keep what the host has
 
     def _execute(self, number: int, process: Process, execution: int) -> Step:
         held: dict[int, Sequence[Any] | None] = {}  # what this process has of this execution; None: an error
@@ -367,7 +368,7 @@ class Run:
             tensors = [process.pool.make(size) for size in sizes]
             seconds = self.random.choice([0.0, 1e-6, 1e-3])
             process.device.kernel(
-                process.compute, reads=reads, seconds=seconds, transform=checking(*expected), what="use"
+                process.compute, reads=reads, seconds=seconds, transform=self._checking(*expected), what="use"
             )
             process.device.kernel(
                 process.compute, writes=[tensor.span for tensor in tensors], transform=filling(*made), what="make"
@@ -426,8 +427,19 @@ class Run:
     def _look_at_kept(self, process: Process, execution: int) -> None:
         for _, arrived, expected in process.kept:
             spans = [part.span for part in arrived]
-            process.device.kernel(process.compute, reads=spans, transform=checking(*expected), what="look again")
+            process.device.kernel(
+                process.compute, reads=spans, transform=self._checking(*expected), what="look again"
+            )
         process.kept = [entry for entry in process.kept if entry[0] > execution]
+
+    def _checking(self, *expected: bytes) -> Callable[[list[memoryview], list[memoryview]], None]:
+        def check(reads: list[memoryview], _: list[memoryview]) -> None:
+            if self.stopped:
+                return  # what was still to be received when its link was destroyed was not
+            for view, data in zip(reads, expected, strict=True):
+                assert bytes(view) == data[: len(view)], "these are not the bytes that were sent"
+
+        return check
 
     def _pause(self, process: Process) -> Step:
         if not self.blocking:
@@ -444,8 +456,8 @@ class Run:
             if self.stopped:
                 raise Stopped
             if condition():
-                self.progress += 1
                 return
+            self.refused += 1
 
     def kill(self, number: int) -> None:
         """End a process; nobody else knows as yet."""
@@ -462,8 +474,12 @@ class Run:
         for process in living:
             for link in process.links if self.stopped else ():
                 link.destroy()
-        for _ in range(2):
+        for turn in range(3):
             self.simulation.settle()
+            for process in living if turn == 2 else ():
+                if process.device.host.failure:
+                    self.kill(self.processes.index(process))  # a process whose device has failed ends in the end
+            living = [process for process in living if not process.dead]
             for process in living:
                 for receiver in process.receivers.values():
                     receiver.close()
@@ -482,7 +498,7 @@ class Run:
                 process.pool.close()
 
     def belongings(self) -> list[str]:
-        """What is left of living processes, but for those that wait for ever for what died with another."""
+        """What is left of living processes, but where some wait for ever for what died with another."""
         return [] if self.simulation.waiting() else self.simulation.belongings()
 
 
@@ -510,22 +526,22 @@ def run_hosts(run: Run, random: Random, *, events: Sequence[Callable[[], None]] 
     hosts = {number: run.host(number) for number in range(len(run.processes))}
     left = list(events)
     idle = 0
-    progress = 0
     while True:
         hosts = {number: host for number, host in hosts.items() if not run.processes[number].dead}
         if not hosts:
             return
         if left and random.random() < 0.01:
             left.pop(0)()
+            continue
         choice = random.randrange(len(hosts) + 1)
         if choice == len(hosts):
-            run.progress += run.simulation.step()
+            went_on = run.simulation.step()
         else:
             number = list(hosts)[choice]
+            refused = run.refused
             if next(hosts[number], StopIteration) is StopIteration:
                 del hosts[number]
-                run.progress += 1
-        idle = 0 if run.progress != progress else idle + 1
-        progress = run.progress
+            went_on = run.refused == refused
+        idle = 0 if went_on else idle + 1
         # Each is asked many times over, whoever may go on included.
         assert idle < 200 or left, f"nobody goes on: {run.simulation.waiting()}"

@@ -1,8 +1,8 @@
 """The page of shared host memory by which the readers of an IPC edge tell its writer what they are done with.
 
 Each reader has a part of its own: a word that says how far it is with closing, and for each slot of the edge the
-generation it is done with and the handle of the event to wait for then. One word of it is written by the writer:
-whether it has closed its end.
+generation it is done with and the handle of the event to wait for then. It also says which process that is. One
+word of it is written by the writer: whether it has closed its end.
 
 A reader records the event, then stores the generation; the writer sees the generation, then has its stream wait
 for the event. Storing or loading a word is a single aligned access. On x86 stores are seen in their order. On
@@ -12,6 +12,7 @@ of its own; and a handle carries a checksum, so that one that is only half there
 
 from __future__ import annotations
 
+import os
 import zlib
 from typing import Any
 
@@ -26,7 +27,7 @@ HELD = 2
 _WORD = 8
 _LINE = 64
 _HANDLE = 112  # bytes at most; CUDA's are 64
-_FIRST = 2  # the words of the reader's and the writer's state come first
+_FIRST = 4  # the words of the reader's and the writer's state, and of who the reader is, come first
 _HANDLE_WORDS = 2 + _HANDLE // _WORD
 
 
@@ -69,6 +70,17 @@ class Acks:
     @state.setter
     def state(self, state: int) -> None:
         self._words[0] = state
+
+    def sign_in(self) -> None:
+        """Tell which process the reader is: this one."""
+        self._words[3] = _started(os.getpid())
+        self._words[2] = os.getpid()
+
+    @property
+    def reader_is_gone(self) -> bool:
+        """Whether the reader's process has ended, or none has signed in."""
+        pid = self._words[2]
+        return pid == 0 or _started(pid) != self._words[3]
 
     @property
     def writer_has_closed(self) -> bool:
@@ -118,3 +130,14 @@ class Acks:
 
     def _at(self, slot: int) -> int:
         return _FIRST + self._slots + slot * _HANDLE_WORDS
+
+
+def _started(pid: int) -> int:
+    """When a process was started, in ticks; 0: there is none, or it has ended."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # Behind the name, which may contain anything, the state is the first field.
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return 0
+    return 0 if fields[0] in (b"Z", b"X") else int(fields[19])

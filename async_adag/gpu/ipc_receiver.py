@@ -62,6 +62,7 @@ class IpcReceiver:
         """
         self._device = device
         self._page = self._open_page(page, reader, slots)
+        self._page.sign_in()
         self._limit = leases_for(slots, readers)
         self._linger = linger
         self._stream = device.stream()
@@ -76,6 +77,7 @@ class IpcReceiver:
         """A stream that waits for whatever arrives, too: what comes behind it there, comes when that is whole."""
         self._arrivals: Arrivals[_Lease | _Copy] = Arrivals(self._gone, self._finish)
         self._closed = False
+        self._unused = False
         self._unmapped = False
 
     def _open_page(self, page: Any, reader: int, slots: int) -> Acks:
@@ -154,6 +156,8 @@ class IpcReceiver:
         or is dead, lets go of them.
         """
         if self._closed:
+            if self._unused and not self._unmapped:
+                self._finish()
             if self._unmapped:
                 self._let_go()
             return
@@ -165,13 +169,14 @@ class IpcReceiver:
 
     def _finish(self) -> None:
         """Nobody refers to anything: unmap, once the device is done with it, and tell the writer."""
+        self._unused = True
         try:
             self._device.enter()
             done = wait_until(lambda: all(event.query() for event in self._acks.values()), self._linger)
         except DeviceError:
-            done = True  # nothing that was issued goes on
+            return  # its process has to end before it can use a device again, and all of this ends with it
         if not (self._buffers.close(self._linger) and done):
-            return  # still in use, so it stays mapped; the writer waits no longer than it lingers
+            return  # still in use, so it stays mapped, and the writer keeps the memory while this process lives
         for event in (*self._ready.values(), self._copied):
             event.close()
         for handle, _ in self._allocations.values():

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from async_adag.gpu.acks import HELD, OPEN, Acks
+from async_adag.gpu.acks import CLOSED, OPEN, Acks
 from async_adag.gpu.buffers import Events, lay_out, size_class, wait_until
 from async_adag.gpu.held import Held
 from async_adag.gpu.interface import Device, DeviceError, Event, Export, Memory, Span, Stream
@@ -180,9 +180,9 @@ class IpcSender:
     def close(self) -> None:
         """As `transfer.Sender.close`.
 
-        Memory goes back to the device when all readers have unmapped it, or have said nothing in ``linger``
-        seconds, as dead ones do. Where a reader has closed its end and still refers to something, it is kept;
-        closing again later gives it back, once that is gone.
+        Memory goes back to the device when all readers have unmapped it, or have ended. Where one has not within
+        ``linger`` seconds, as somebody there still refers to what has arrived, or its device does not go on, it is
+        kept; closing again later gives it back, once that is over.
         """
         if self._freed:
             return
@@ -191,9 +191,9 @@ class IpcSender:
             self._last = None
             for page in self._pages:
                 page.close_writer()
-        wait_until(lambda: all(page.state != OPEN for page in self._pages), self._linger)
+        wait_until(lambda: all(page.state != OPEN or page.reader_is_gone for page in self._pages), self._linger)
         self._held.close(self._linger)
-        if self._is_quiet() and not any(page.state == HELD for page in self._pages):
+        if self._is_quiet() and all(page.state == CLOSED or page.reader_is_gone for page in self._pages):
             self._free()
 
     @property

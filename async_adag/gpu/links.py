@@ -169,6 +169,7 @@ class LinkReceiver:
         self._arrivals: Arrivals[_Kept] = Arrivals(self._gone, self._finish)
         self._generation = 0
         self._stranded: list[Buffer] = []
+        self._unused = False
         self._closed = False
 
     @staticmethod
@@ -210,8 +211,13 @@ class LinkReceiver:
             # Whoever drops a result of a graph that is long closed, on a device that has failed, need not know.
 
     def close(self) -> None:
-        """As `transfer.Receiver.close`; the link is destroyed too, and what is still to come never does."""
+        """As `transfer.Receiver.close`; the link is destroyed too, and what is still to come never does.
+
+        Closing again gives back what the device was not yet done with.
+        """
         if self._closed:
+            if self._unused:
+                self._finish()
             return
         self._closed = True
         self._checked.destroy()
@@ -219,6 +225,7 @@ class LinkReceiver:
 
     def _finish(self) -> None:
         """Nobody refers to anything: give the memory back once the device is done with it."""
+        self._unused = True
         try:
             self._device.enter()
         except DeviceError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from itertools import count
 from weakref import WeakValueDictionary
 
@@ -172,6 +173,10 @@ class SimulatedLink:
             raise DeviceError(f"{pairing}: {reason or f'rank {1 - rank} has destroyed it'}")
         pairing.initialized[rank] = True
         self._rank = rank
+
+    def group(self) -> AbstractContextManager[None]:
+        """Nothing here: what is issued within is done one by one."""
+        return nullcontext()
 
     def send(self, span: Span, stream: Stream) -> None:
         self._issue(0, span, stream)

@@ -1,12 +1,11 @@
-"""Whole graphs over simulated GPUs: any graph, any order of steps, any failure: right bytes, no race, nothing left."""
+"""Whole graphs over simulated GPUs, in any order of steps, with failures: right bytes, no race, nothing left."""
 
 from __future__ import annotations
 
-from itertools import pairwise
 from random import Random
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from async_adag.gpu.buffers import Buffers
@@ -55,7 +54,11 @@ def any_order(random: Random) -> Simulation:
 
 
 seeded = st.integers(0, 1 << 32).map(Random)  # draws that are too many for Hypothesis to note each
-many = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+many = settings(
+    max_examples=60,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 
 
 @many
@@ -172,42 +175,82 @@ def test_without_its_guard_a_pipeline_has_a_race(monkeypatch, guard, guarded):
     else:
         with pytest.raises(Race):
             run_hosts(run, random)
-            simulation.run()
 
 
-# The order in which transfers are issued.
+# The order in which transfers are issued. That each edge has streams of its own hides mistakes in it where the
+# device has queues enough; so here all streams of a process are one, or hosts wait for the device at each step.
 
 TO_ONE_ANOTHER = Graph([Node(0, []), Node(1, []), Node(0, [1]), Node(1, [0])], 1, ["link"] * 4, [0, 0])
 DIAMOND = Graph([Node(0, []), Node(1, [0]), Node(2, [0]), Node(0, [1, 2])], 1, ["link"] * 4, [0, 0, 0])
 FAN_OUT = Graph([Node(0, []), Node(1, [0]), Node(2, [0]), Node(1, [2]), Node(2, [1])], 1, ["link"] * 5, [0] * 3)
 CROSSED = Graph([Node(0, []), Node(0, []), Node(1, [1]), Node(1, [0])], 1, ["link"] * 4, [0, 0])
+MODES = {"streams": {}, "one queue": {"serial": True}, "waiting hosts": {"blocking": True, "serial": True}}
 
 
-def interleavings(make, limit: int):
-    """Run hosts in every order, by depth first; yields each run as it stands when nothing can go on."""
-    stack: list[list[int]] = [[]]
-    count = 0
-    while stack:
-        prefix = stack.pop()
+def outcomes(make, deepest: int) -> list[bool]:
+    """Whether all hosts ended, for each order in which they can go on, as far as the first ``deepest`` choices."""
+    ended = []
+    orders: list[list[int]] = [[]]
+    while orders:
+        order = orders.pop()
         run = make()
         hosts = {number: run.host(number) for number in range(len(run.processes))}
-        at = 0
-        idle = 0
-        while hosts and idle < 3 * len(hosts):
-            run.progress += run.simulation.settle() == []
-            alive = sorted(hosts)
-            if at < len(prefix):
-                choice = prefix[at]
-            else:
-                choice = 0
-                stack += [[*prefix[:at], other] for other in range(1, len(alive)) if at < limit]
-                prefix = [*prefix[:at], 0]
-            number = alive[(choice + (at if at >= limit else 0)) % len(alive)]
-            at += 1
-            before = run.progress
+        turn = 0
+        asked: set[int] = set()  # since somebody last got on
+        while not asked >= hosts.keys():
+            # Whoever has just been found waiting is not asked before somebody has got on: that changes nothing.
+            candidates = [number for number in hosts if number not in asked]
+            if turn == len(order):
+                if turn < deepest:
+                    orders += [[*order, other] for other in range(1, len(candidates))]
+                order = [*order, 0]
+            number = candidates[order[turn]]
+            turn += 1
+            refused = run.refused
+            steps = len(run.simulation.history)
             if next(hosts[number], StopIteration) is StopIteration:
                 del hosts[number]
-                idle = 0
-            idle = 0 if run.progress != before else idle + 1
-        count += 1
-        yield hosts, run
+            run.simulation.settle()
+            if run.refused != refused and len(run.simulation.history) == steps:
+                asked.add(number)
+            else:
+                asked.clear()
+        ended.append(not hosts and not run.simulation.waiting())
+    return ended
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "graph", [TO_ONE_ANOTHER, DIAMOND, FAN_OUT, CROSSED], ids=["to one another", "diamond", "fan-out", "crossed"]
+)
+def test_in_the_order_of_the_plan_no_order_of_hosts_deadlocks(graph, mode):
+    def make() -> Run:
+        return Run(graph, Simulation(), Random(0), executions=2, sizes=lambda node, execution: [8], **MODES[mode])
+
+    ended = outcomes(make, {2: 8, 3: 5}[len(graph.devices)])
+    assert len(ended) > 50
+    assert all(ended)
+
+
+def test_receiving_where_a_result_is_needed_would_deadlock():
+    def make() -> Run:
+        return Run(
+            CROSSED,
+            Simulation(),
+            Random(0),
+            executions=2,
+            sizes=lambda node, execution: [8],
+            in_order=False,
+            **MODES["waiting hosts"],
+        )
+
+    assert not any(outcomes(make, 2))
+
+
+@many
+@given(graph=graphs(kinds=("link", "link", "ipc")), random=seeded, mode=st.sampled_from(sorted(MODES)))
+def test_any_graph_ends_in_the_order_of_the_plan(graph, random, mode):
+    run = Run(graph, any_order(random), random, executions=6, sizes=any_sizes(random), **MODES[mode])
+    run_hosts(run, random)
+    run.simulation.run()
+    assert not run.errors
