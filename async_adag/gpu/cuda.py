@@ -24,6 +24,7 @@ _NOT_SUPPORTED = 801
 _DEVICE_TO_DEVICE = 3
 _NON_BLOCKING = 1
 _BLOCKING_SYNC, _DISABLE_TIMING, _INTERPROCESS = 1, 2, 4
+_REGISTER_PORTABLE, _REGISTER_MAPPED = 1, 2
 
 _WHOLE_BLOCK = 2 << 20
 """CUDA makes smaller allocations parts of a block of this size, and to share one part is to share the block."""
@@ -115,9 +116,9 @@ class CudaDevice:
         self.runtime = runtime
         self.error: type[Exception] = runtime.CUDARuntimeError
         self.enter()
-        self._driver = _Driver()
-        self.identity = self._driver.identity(ordinal)
-        self.name = self._driver.name(ordinal)
+        self.driver = _Driver()
+        self.identity = self.driver.identity(ordinal)
+        self.name = self.driver.name(ordinal)
         self._waiting = threading.local()
 
     def __repr__(self) -> str:
@@ -159,7 +160,7 @@ class CudaDevice:
             raise _failed("cudaMemcpyAsync", error) from error
 
     def export(self, span: Span) -> Export:
-        base, nbytes = self._driver.allocation_of(span.address)
+        base, nbytes = self.driver.allocation_of(span.address)
         if span.address + span.nbytes > base + nbytes:
             raise NotExportable(f"the {span.nbytes:,} bytes at {span.address:#x} lie in more than one allocation")
         try:
@@ -183,11 +184,14 @@ class CudaDevice:
             ) from error
         mapping = CudaMapping(self, Span(address, 0))
         try:
-            mapping.span = Span(*self._driver.allocation_of(address))
+            mapping.span = Span(*self.driver.allocation_of(address))
         except DeviceError:
             mapping.close()
             raise
         return mapping
+
+    def words(self, memory: memoryview) -> CudaWords:
+        return CudaWords(self, self.driver, memory)
 
     def notify(self, stream: Stream, fd: int) -> None:
         """See `interface.Device`.
@@ -196,7 +200,7 @@ class CudaDevice:
             CannotNotify: there is no C compiler, or none that works; says which were looked for.
             DeviceError: it cannot be issued.
         """
-        self._driver.launch_host_function(stream.handle, ring_address(), fd)
+        self.driver.launch_host_function(stream.handle, ring_address(), fd)
 
     def wait_for(self, event: int) -> None:
         """Block this thread, without the GIL and without spinning, until the device has passed ``event``.
@@ -336,6 +340,39 @@ class CudaMapping:
             self._device.let_go("cudaIpcCloseMemHandle", self._device.runtime.ipcCloseMemHandle, self.span.address)
 
 
+class CudaWords:
+    """See `interface.Words`: host memory that is registered with CUDA, and its operations on memory in streams."""
+
+    __slots__ = ("_address", "_array", "_device", "_driver", "_host")
+
+    def __init__(self, device: CudaDevice, driver: _Driver, memory: memoryview) -> None:
+        self._device = device
+        self._driver = driver
+        self._array: Any = (ctypes.c_char * memory.nbytes).from_buffer(memory)
+        self._host = ctypes.addressof(self._array)
+        try:
+            device.runtime.hostRegister(self._host, memory.nbytes, _REGISTER_PORTABLE | _REGISTER_MAPPED)
+        except device.error as error:
+            raise _failed(f"cudaHostRegister of {memory.nbytes:,} bytes", error) from error
+        try:
+            self._address = driver.device_pointer(self._host)
+        except DeviceError:
+            device.let_go("cudaHostUnregister", device.runtime.hostUnregister, self._host)
+            raise
+
+    def store(self, stream: Stream, index: int, value: int) -> None:
+        self._driver.store_word(stream.handle, self._address + 8 * index, value)
+
+    def wait(self, stream: Stream, index: int, value: int) -> None:
+        self._driver.wait_for_word(stream.handle, self._address + 8 * index, value)
+
+    def close(self) -> None:
+        host, self._host = self._host, 0
+        if host:
+            self._device.let_go("cudaHostUnregister", self._device.runtime.hostUnregister, host)
+            self._array = None
+
+
 class _WaitingPlace:
     """Where one thread waits: a stream and an event of its own, which end with the thread."""
 
@@ -366,6 +403,12 @@ class _Driver:
         self._range.argtypes = [pointer, size, ctypes.c_uint64]
         self._launch = library.cuLaunchHostFunc
         self._launch.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
+        self._store = getattr(library, "cuStreamWriteValue64_v2", None) or library.cuStreamWriteValue64
+        self._wait = getattr(library, "cuStreamWaitValue64_v2", None) or library.cuStreamWaitValue64
+        for operation in (self._store, self._wait):
+            operation.argtypes = [ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint]
+        self._pointer = library.cuMemHostGetDevicePointer_v2
+        self._pointer.argtypes = [pointer, ctypes.c_void_p, ctypes.c_uint]
         self._describe = library.cuGetErrorName
         self._describe.argtypes = [ctypes.c_int, ctypes.POINTER(ctypes.c_char_p)]
 
@@ -387,6 +430,19 @@ class _Driver:
         status = self._range(ctypes.byref(base), ctypes.byref(nbytes), address)
         self._check("cuMemGetAddressRange", status)
         return base.value, nbytes.value
+
+    def device_pointer(self, host: int) -> int:
+        """Where the device has host memory that was registered."""
+        address = ctypes.c_uint64()
+        self._check("cuMemHostGetDevicePointer", self._pointer(ctypes.byref(address), host, 0))
+        return address.value
+
+    def store_word(self, stream: int, address: int, value: int) -> None:
+        self._check("cuStreamWriteValue64", self._store(stream, address, value, 0))
+
+    def wait_for_word(self, stream: int, address: int, value: int) -> None:
+        """Wait until it is at least that: the flags' 0."""
+        self._check("cuStreamWaitValue64", self._wait(stream, address, value, 0))
 
     def launch_host_function(self, stream: int, function: int, argument: int) -> None:
         self._check("cuLaunchHostFunc", self._launch(stream, function, argument))

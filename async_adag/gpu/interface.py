@@ -108,6 +108,31 @@ class Mapping(Protocol):
         """Unmap it: all work on it has been done. Again is harmless."""
 
 
+class Words(Protocol):
+    """Words of host memory that several processes have mapped, and by which their streams wait for one another.
+
+    A host may store them too, and so let go a stream that waits for a process that has died. An event could not be
+    let go.
+    """
+
+    def store(self, stream: Stream, index: int, value: int) -> None:
+        """Have ``stream`` store a word, behind all that was issued to it so far; whoever sees it sees that too.
+
+        Raises:
+            DeviceError: it cannot be issued.
+        """
+
+    def wait(self, stream: Stream, index: int, value: int) -> None:
+        """Have what is issued to ``stream`` from now on wait until a word is at least ``value``.
+
+        Raises:
+            DeviceError: it cannot be issued.
+        """
+
+    def close(self) -> None:
+        """Let go of them: all work that stores them or waits for them has been done. Again is harmless."""
+
+
 class Export(NamedTuple):
     """Memory, as another process opens it.
 
@@ -173,6 +198,17 @@ class Device(Protocol):
 
         Raises:
             DeviceError: it cannot be opened: its process has ended, or this process made it itself.
+        """
+
+    def words(self, memory: memoryview) -> Words:
+        """Have streams reach words of host memory.
+
+        Args:
+            memory: writable, begins at a multiple of the page size, and is a whole number of 64-bit words. Keep it
+                mapped until they are closed.
+
+        Raises:
+            DeviceError: the device cannot reach it.
         """
 
     def notify(self, stream: Stream, fd: int) -> None:
