@@ -91,8 +91,9 @@ def test_rays_own_collective_nodes(workers):
         parts = collective.reducescatter.bind(one)
         dag = MultiOutputNode([*(node for pair in pairs for node in pair), *gathered, *parts])
     tensor = torch.arange(3.0)
-    with pytest.raises(GpuUnavailable, match=r"allreduce\(sum\)"):
-        async_adag.compile(dag)
+    if not torch.cuda.is_available():
+        with pytest.raises(GpuUnavailable, match=r"allreduce\(sum\)"):
+            async_adag.compile(dag)
     with async_adag.compile(dag, device="cpu") as compiled:
         results = compiled.execute(tensor).get()
     for first, second in zip(results[:6:2], results[1:6:2], strict=True):
@@ -151,6 +152,7 @@ async def test_arrays_beside_tensors_stay_in_the_frame(carried, tmp_path):
     assert sizes(tmp_path) == [16, 24, 48]
 
 
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")  # of torch 2.11, when it unpickles one
 async def test_of_a_sparse_tensor_what_it_is_made_of_is_carried(carried, tmp_path):
     sparse = torch.eye(3).to_sparse()
     assert torch.equal((await carried([sparse]))[0].to_dense(), torch.eye(3))
