@@ -43,7 +43,7 @@ OF_TORCH = [
     [Tensor((3,), "float8_e5m2"), Tensor((3,), "bfloat16"), Tensor((3,), "complex64")],
 ]
 LATENCY_SIZES = {"4 B": 1, "1 MiB": 1 << 18, "64 MiB": 1 << 24}
-CALLS, WARM = 200, 30
+CALLS, RAYS_CALLS, WARM = 200, 50, 30
 EXECUTIONS = 300
 MAKERS = Callable[[int], list[Any]]
 
@@ -212,47 +212,54 @@ async def test_memory_is_flat(kind, actors, figures):
 
 @each_kind
 async def test_round_trips(kind, actors, figures):
-    """No target but the figures: a tensor of the first actor's, taken by the second, which does not wait for it."""
+    """Figures only: a tensor of the first actor's, taken by the second, which does not wait for it."""
     writer, reader, _ = actors
     for label, count in LATENCY_SIZES.items():
         described = Tensor((count,))
-        calls = CALLS if count < 1 << 20 else CALLS // 4
-        with InputNode() as given:
-            dag = reader.touch.bind(on_the_device(writer.make.bind(given)))
-        with compile_gpu(dag, kind) as compiled:
+        with compile_gpu(edge_to_touch(writer, reader), kind) as compiled:
             taken = []
-            for number in range(WARM + calls):
+            for number in range(WARM + CALLS):
                 begin = time.perf_counter()
                 assert await compiled(described) == 1
                 if number >= WARM:
                     taken.append(time.perf_counter() - begin)
         figures.latencies(f"round trip, {label}, {kind}", taken)
-        rays = rays_own(writer, reader, described, calls)
-        if isinstance(rays, str):
-            figures.add(f"round trip, {label}, Ray's own graph", not_measured=rays)
-        else:
-            figures.latencies(f"round trip, {label}, Ray's own graph, by shared memory", rays)
 
 
-def rays_own(writer: Any, reader: Any, described: Tensor, calls: int) -> list[float] | str:
-    """The same by Ray's own compiled graph, whose NCCL channel takes no two actors on one GPU; or why it cannot."""
+async def test_round_trips_of_rays_own(gpu_cluster, outcome, need, figures):
+    """The same by Ray's own graph, whose NCCL channel takes no two actors on one GPU: by shared memory."""
+    need("torch")
+    writer, reader = pair = [make_actor(rank, "torch") for rank in (4, 5)]
+    try:
+        for label, count in LATENCY_SIZES.items():
+            try:
+                figures.latencies(f"round trip, {label}, Ray", rays_own(writer, reader, Tensor((count,))))
+            except Exception as error:
+                figures.add(
+                    f"round trip, {label}, Ray", not_measured=f"{type(error).__name__}: {error}".split("\n")[0]
+                )
+                break
+    finally:
+        for actor in pair:
+            ray.kill(actor)
+
+
+def edge_to_touch(writer: Any, reader: Any) -> Any:
+    with InputNode() as described:
+        return reader.touch.bind(on_the_device(writer.make.bind(described)))
+
+
+def rays_own(writer: Any, reader: Any, described: Tensor) -> list[float]:
     with InputNode() as given:
         dag = reader.touch.bind(writer.make.bind(given))
-    try:
-        compiled = dag.experimental_compile(_buffer_size_bytes=256 << 20)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}".partition("\n")[0]
+    compiled = dag.experimental_compile(_buffer_size_bytes=128 << 20)
     taken = []
-    try:
-        for number in range(WARM + calls):
-            begin = time.perf_counter()
-            ray.get(compiled.execute(described), timeout=20)
-            if number >= WARM:
-                taken.append(time.perf_counter() - begin)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}".partition("\n")[0]
-    finally:
-        compiled.teardown()
+    for number in range(WARM + RAYS_CALLS):
+        begin = time.perf_counter()
+        ray.get(compiled.execute(described), timeout=5)
+        if number >= WARM:
+            taken.append(time.perf_counter() - begin)
+    compiled.teardown()
     return taken
 
 
