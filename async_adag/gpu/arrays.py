@@ -166,4 +166,6 @@ def _jax(arrived: Arrived, dtype: str, shape: tuple[int, ...], ordinal: int) -> 
     if 0 in shape:
         return jax.numpy.zeros(shape, kind)
     array = _cupy(arrived, "u1", (extent(arrived.span, kind.itemsize, shape),), ordinal)
+    if kind.name.startswith("float8"):  # DLPack does not know them
+        return jax.lax.bitcast_convert_type(jax.dlpack.from_dlpack(array.reshape(shape)), kind)
     return jax.dlpack.from_dlpack(array.view(kind).reshape(shape))
