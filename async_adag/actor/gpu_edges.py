@@ -20,6 +20,7 @@ from async_adag.gpu.ipc import slots_for
 from async_adag.gpu.ipc_receiver import IpcReceiver
 from async_adag.gpu.ipc_sender import IpcSender
 from async_adag.gpu.links import LinkReceiver, LinkSender
+from async_adag.gpu.mappings import Mappings
 from async_adag.gpu.pool import Allocations, ExportablePool
 from async_adag.graph.plan import GpuMove
 from async_adag.protocol.frame import ChannelError
@@ -39,6 +40,7 @@ class _Gate:
     def __init__(self, device: CudaDevice, pool: ExportablePool | None) -> None:
         self.device = device
         self._pool = pool
+        self.mappings = Mappings(device)
         self._users = 0
         self._threads = threading.local()
 
@@ -205,7 +207,8 @@ def _receiver(
     if page is None:
         return LinkReceiver(gate.device, links[0], overlap=overlap, backlog=ring)
     assert move.reader is not None
-    return IpcReceiver(gate.device, page, move.reader, slots_for(ring, move.readers), move.readers)
+    slots = slots_for(ring, move.readers)
+    return IpcReceiver(gate.device, page, move.reader, slots, move.readers, gate.mappings)
 
 
 def _broken(edge: str, error: Exception) -> ChannelError:
