@@ -111,19 +111,22 @@ class Engine:
     def submit_now(self, args: tuple[Any, ...], kwargs: dict[str, Any], owner: object) -> Sinks | None:
         """Admit an execution for a task, one future for each output; None where it would have to wait."""
         self._arguments.check(args, kwargs)
-        if self._loop.may_raise():
+        loop = self._loop.quiet()
+        if loop is None:
             with Held():
-                return self._submit_now(args, kwargs, owner)
-        return self._submit_now(args, kwargs, owner)
+                return self._submit_now(loop, args, kwargs, owner)
+        return self._submit_now(loop, args, kwargs, owner)
 
-    def _submit_now(self, args: tuple[Any, ...], kwargs: dict[str, Any], owner: object) -> Sinks | None:
+    def _submit_now(
+        self, loop: asyncio.AbstractEventLoop | None, args: tuple[Any, ...], kwargs: dict[str, Any], owner: object
+    ) -> Sinks | None:
         with self.lock:
             if self._refusal is not None:
                 self.check_open()
             self._call_up()
-            loop = self._loop.bind()
-            if self._refusal is not None:  # a new loop takes in what has arrived, which may break the graph
-                self.check_open()
+            if loop is None:
+                loop = self._loop.bind()
+                self.check_open()  # a new loop takes in what has arrived, which may break the graph
             # Behind those as well whose place is granted and whose task has not run yet.
             if self._has_place() and self.line.is_empty() and not self.ledger.reserved:
                 return self._admit_futures(loop, args, kwargs, owner, reserved=False)
@@ -149,7 +152,7 @@ class Engine:
 
     def _undisturbed(self, step: Callable[[], T]) -> T:
         """Do a step of a task's, in the middle of which Ctrl-C must not raise."""
-        if self._loop.may_raise():
+        if self._loop.quiet() is None:
             with Held():
                 return step()
         return step()

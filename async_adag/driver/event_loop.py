@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
+from asyncio import _get_running_loop
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -81,9 +82,12 @@ class LoopBinding:
         self.settle_in()
         return loop
 
-    def may_raise(self) -> bool:
-        """Whether Ctrl-C may raise in the middle of what runs here: the loop is raw, or not bound yet."""
-        return self.is_raw or asyncio._get_running_loop() is not self._loop
+    def quiet(self) -> asyncio.AbstractEventLoop | None:
+        """The running loop, where Ctrl-C does not raise in the middle of what runs here; None where it may, as the
+        loop is raw, or not bound yet.
+        """
+        loop = _get_running_loop()  # a system call, in Python 3.11: once for each execution
+        return loop if loop is self._loop and not self.is_raw else None
 
     def settle_in(self) -> None:
         """See to it that the doorbell will ring for whatever is waited for now."""

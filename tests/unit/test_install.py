@@ -49,4 +49,5 @@ def test_an_actor_whose_driver_gives_up_says_why_and_raises_nothing(listener, gi
     installing = in_thread(install, object(), __version__, listener.address, 1, share, PATIENCE)
     select.select([listener.socket], [], [], PATIENCE)
     give_up(listener)
+    listener.close()  # an actor that was turned away unheard knocks again
     assert "driver" in installing.result(PATIENCE)
