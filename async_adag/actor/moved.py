@@ -16,6 +16,7 @@ from async_adag.actor.control import LoopState
 from async_adag.actor.wiring import Endpoints
 from async_adag.channels.codec import Encoded
 from async_adag.channels.interface import Reader, Writer
+from async_adag.channels.layouts import Known, Told
 from async_adag.channels.tensors import Header, Parcel, take_out
 from async_adag.graph.plan import Move
 from async_adag.protocol.frame import ChannelError
@@ -156,6 +157,7 @@ class MovedWriter:
         self._writer = writer
         self._mover = mover
         self._apart = apart
+        self._told = Told()
         self._staged: list[Any] = []
         self.may_write = writer.may_write
         self.call_up = writer.call_up
@@ -171,6 +173,8 @@ class MovedWriter:
         tensors = [tensor for tensor in tensors if 0 not in tensor.shape]
         if tensors:
             parcel = parcel._replace(note=self._mover.announce(tensors))
+        if type(parcel) is Parcel:
+            parcel = self._told.shorten(parcel)
         try:
             kind, body, buffers = self._writer.encode(parcel)
         except BaseException:
@@ -191,6 +195,7 @@ class MovedWriter:
         self._writer.unstage()
 
     def _withdraw(self, tensors: list[Any]) -> None:
+        self._told.withdrawn()
         if tensors:
             self._mover.withdraw()
 
@@ -198,6 +203,7 @@ class MovedWriter:
         """See `interface.Writer`."""
         tensors, self._staged = self._staged, []
         self._writer.publish()
+        self._told.published()
         if tensors and self._mover.may_wait:
             with self._apart(LoopState.SENDING):
                 self._mover.send(tensors)
@@ -228,6 +234,7 @@ class MovedReader:
         self._mover = mover
         self._edge = edge
         self._apart = apart
+        self._known = Known()
         self.may_read = reader.may_read
 
     @property
@@ -259,6 +266,7 @@ class MovedReader:
             raise ChannelError(f"{self._edge}: a frame cannot be read: {type(error).__name__}: {error}") from error
         if type(value) is not Parcel:
             return value, []
+        value = self._known.complete(value)
         tensors = iter(self._receive([header for header in value.headers if not header.is_empty()], value.note))
         return value, [header.empty() if header.is_empty() else next(tensors) for header in value.headers]
 

@@ -65,11 +65,35 @@ class Read:
 
 
 @dataclass(frozen=True, slots=True)
+class Promise:
+    """What a hint promises of a result.
+
+    Attributes:
+        label: the node in words.
+        static_shape: whether its tensors have the types and shapes that they had in the first execution.
+        direct_return: whether it is a tensor itself.
+        on_gpu: whether tensors on a GPU alone are meant.
+    """
+
+    label: str
+    static_shape: bool
+    direct_return: bool
+    on_gpu: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Write:
-    """Write the values of registers as a frame."""
+    """Write the values of registers as a frame.
+
+    Attributes:
+        channel: where.
+        registers: of the values.
+        promises: what was promised of each; () where nothing was of any.
+    """
 
     channel: int
     registers: tuple[int, ...]
+    promises: tuple[Promise | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,7 +388,7 @@ def _actor_plan(graph: Graph, channels: tuple[Channel, ...], actor: int) -> Acto
                 reads.append(Read(channel.number, tuple(register(value) for value in channel.values)))
         results = [FromNode(node.number, index) for index in range(node.returns)]
         writes = [
-            Write(c.number, tuple(register(value) for value in c.values))
+            Write(c.number, tuple(register(value) for value in c.values), _promises(graph, c))
             for c in channels
             if c.writer == actor and c.values[0] in results
         ]
@@ -427,6 +451,20 @@ def _move(graph: Graph, channel: Channel, actor: int) -> Move:
     readers = ", ".join(str(graph.actors[reader]) for reader in channel.readers)
     edge = f"the edge from {graph.label(_origin(channel))} to {readers}"
     return Move(channel.number, edge, mover.communicator, peers)
+
+
+def _promises(graph: Graph, channel: Channel) -> tuple[Promise | None, ...]:
+    promises = tuple(_promise(graph, value, channel.gpu) for value in channel.values)
+    return promises if any(promises) else ()
+
+
+def _promise(graph: Graph, value: FromInput | FromNode, gpu: str) -> Promise | None:
+    assert isinstance(value, FromNode)
+    node = graph.nodes[value.node]
+    asked = node.transports[value.index] if node.transports else None
+    if asked is None or not (asked.static_shape or asked.direct_return) or (asked.kind == "auto" and not gpu):
+        return None
+    return Promise(graph.label(node.number), asked.static_shape, asked.direct_return, bool(gpu))
 
 
 def _memberships(graph: Graph, channels: tuple[Channel, ...], actor: int) -> tuple[Membership, ...]:
