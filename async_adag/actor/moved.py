@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from async_adag.actor.control import LoopState
+from async_adag.actor.staged import Fetcher, Placer, StagedReader, StagedWriter
 from async_adag.actor.wiring import Endpoints
 from async_adag.channels.codec import Encoded
 from async_adag.channels.interface import Reader, Writer
@@ -82,10 +83,12 @@ class Receiver(Protocol):
 
 @dataclass(slots=True)
 class Movers:
-    """What moves the tensors of an actor's channels, by channel."""
+    """What moves the tensors of an actor's channels, by channel, or brings them elsewhere on the way."""
 
     senders: dict[int, Sender] = field(default_factory=dict)
     receivers: dict[int, Receiver] = field(default_factory=dict)
+    fetchers: dict[int, Fetcher] = field(default_factory=dict)
+    placers: dict[int, Placer] = field(default_factory=dict)
 
     def close(self) -> None:
         """Close each."""
@@ -93,6 +96,10 @@ class Movers:
             receiver.close()
         for sender in self.senders.values():
             sender.close()
+        for fetcher in self.fetchers.values():
+            fetcher.close()
+        for placer in self.placers.values():
+            placer.close()
 
 
 class ByCommunicator:
@@ -305,3 +312,7 @@ def move_tensors(movers: Movers, ends: Endpoints, apart: Apart) -> None:
     for channel, receiver in movers.receivers.items():
         edge = f"the edge from {ends.edges.get(channel, '')}"
         ends.readers[channel] = MovedReader(ends.readers[channel], receiver, edge, apart)
+    for channel, fetcher in movers.fetchers.items():
+        ends.writers[channel] = StagedWriter(ends.writers[channel], fetcher)
+    for channel, placer in movers.placers.items():
+        ends.readers[channel] = StagedReader(ends.readers[channel], placer)
