@@ -153,7 +153,7 @@ def test_a_reader_without_a_gpu_is_named(make_graph, kind):
 def test_a_driver_without_a_gpu_is_named(make_graph, monkeypatch):
     graph = asking(make_graph((0, [WHOLE])), "shm", "gpu")
     monkeypatch.setattr("async_adag.driver.gpus.gpu_of", lambda _: GpuFacts("", "it is a toaster"))
-    with pytest.raises(GpuUnavailable, match="the driver, which gets the result, has no GPU.*toaster"):
+    with pytest.raises(GpuUnavailable, match=r"the driver, which gets the result, has no GPU.*toaster"):
         find_gpus(graph, Answers(ONE))
     monkeypatch.setattr("async_adag.driver.gpus.gpu_of", lambda _: GpuFacts(ONE))
     assert find_gpus(graph, Answers(ONE)).gpus == (ONE,)
