@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from async_adag.actor.promises import keep_promises
 from async_adag.actor.ray_runtime import plain_method
 from async_adag.channels.codec import Encoded
 from async_adag.channels.failures import annotate, encode_failure
@@ -60,7 +61,10 @@ class Call:
         self.kwargs = task.kwargs
         self.results = task.results
         self.reads = [(read.channel, readers[read.channel], read.registers) for read in task.reads]
-        self.writes = [(write.channel, writers[write.channel], write.registers) for write in task.writes]
+        self.writes = [
+            (write.channel, keep_promises(writers[write.channel], write.promises), write.registers)
+            for write in task.writes
+        ]
 
     def arguments(self, registers: list[Any]) -> tuple[list[Any], dict[str, Any]] | Failure:
         """The arguments, or the first failure among them."""

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
+from async_adag.actor.gpu_staging import Fetching, Placing
 from async_adag.actor.moved import Movers
 from async_adag.channels.memory import Mapping
 from async_adag.channels.tensors import Header
@@ -182,6 +183,13 @@ def make_gpu_movers(
     for end in [_lingering.pop() for _ in range(len(_lingering))]:
         end.close()
     for move in moves:
+        if move.to_host:
+            movers.fetchers[move.channel] = Fetching(move.edge, gate)
+        if move.to_gpu:
+            backlog = slots.get(move.channel, 16)
+            movers.placers[move.channel] = Placing(move.edge, gate, overlap=overlap, backlog=backlog)
+        if not move.by:
+            continue
         number, ring = move.channel, slots[move.channel]
         page = pages[number].view if number in pages else None
         if move.reader is None:

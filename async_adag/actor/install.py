@@ -202,8 +202,8 @@ def _start_loop(
             )
         if loop is not None and share.plan.gpu_moves:
             raise RuntimeError(
-                f"{share.plan.name} is an async actor, whose executions interleave: tensors go from GPU to GPU "
-                "between synchronous actors only; make its methods synchronous, or compile with device='cpu'"
+                f"{share.plan.name} is an async actor, whose executions interleave: tensors come from and "
+                "to GPUs in synchronous actors only; make its methods synchronous, or compile with device='cpu'"
             )
         communicators.start(sentinels)
         _make_movers(movers, share, ends)

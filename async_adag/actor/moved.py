@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from async_adag.actor.control import LoopState
+from async_adag.actor.staged import Fetcher, Placer, StagedReader, StagedWriter
 from async_adag.actor.wiring import Endpoints
 from async_adag.channels.codec import Encoded
 from async_adag.channels.interface import Reader, Writer
+from async_adag.channels.layouts import Known, Told
 from async_adag.channels.tensors import Header, Parcel, take_out
 from async_adag.graph.plan import Move
 from async_adag.protocol.frame import ChannelError
@@ -81,10 +83,12 @@ class Receiver(Protocol):
 
 @dataclass(slots=True)
 class Movers:
-    """What moves the tensors of an actor's channels, by channel."""
+    """What moves the tensors of an actor's channels, by channel, or brings them elsewhere on the way."""
 
     senders: dict[int, Sender] = field(default_factory=dict)
     receivers: dict[int, Receiver] = field(default_factory=dict)
+    fetchers: dict[int, Fetcher] = field(default_factory=dict)
+    placers: dict[int, Placer] = field(default_factory=dict)
 
     def close(self) -> None:
         """Close each."""
@@ -92,6 +96,10 @@ class Movers:
             receiver.close()
         for sender in self.senders.values():
             sender.close()
+        for fetcher in self.fetchers.values():
+            fetcher.close()
+        for placer in self.placers.values():
+            placer.close()
 
 
 class ByCommunicator:
@@ -156,6 +164,7 @@ class MovedWriter:
         self._writer = writer
         self._mover = mover
         self._apart = apart
+        self._told = Told()
         self._staged: list[Any] = []
         self.may_write = writer.may_write
         self.call_up = writer.call_up
@@ -171,6 +180,8 @@ class MovedWriter:
         tensors = [tensor for tensor in tensors if 0 not in tensor.shape]
         if tensors:
             parcel = parcel._replace(note=self._mover.announce(tensors))
+        if type(parcel) is Parcel:
+            parcel = self._told.shorten(parcel)
         try:
             kind, body, buffers = self._writer.encode(parcel)
         except BaseException:
@@ -191,6 +202,7 @@ class MovedWriter:
         self._writer.unstage()
 
     def _withdraw(self, tensors: list[Any]) -> None:
+        self._told.withdrawn()
         if tensors:
             self._mover.withdraw()
 
@@ -198,6 +210,7 @@ class MovedWriter:
         """See `interface.Writer`."""
         tensors, self._staged = self._staged, []
         self._writer.publish()
+        self._told.published()
         if tensors and self._mover.may_wait:
             with self._apart(LoopState.SENDING):
                 self._mover.send(tensors)
@@ -228,6 +241,7 @@ class MovedReader:
         self._mover = mover
         self._edge = edge
         self._apart = apart
+        self._known = Known()
         self.may_read = reader.may_read
 
     @property
@@ -259,6 +273,7 @@ class MovedReader:
             raise ChannelError(f"{self._edge}: a frame cannot be read: {type(error).__name__}: {error}") from error
         if type(value) is not Parcel:
             return value, []
+        value = self._known.complete(value)
         tensors = iter(self._receive([header for header in value.headers if not header.is_empty()], value.note))
         return value, [header.empty() if header.is_empty() else next(tensors) for header in value.headers]
 
@@ -297,3 +312,7 @@ def move_tensors(movers: Movers, ends: Endpoints, apart: Apart) -> None:
     for channel, receiver in movers.receivers.items():
         edge = f"the edge from {ends.edges.get(channel, '')}"
         ends.readers[channel] = MovedReader(ends.readers[channel], receiver, edge, apart)
+    for channel, fetcher in movers.fetchers.items():
+        ends.writers[channel] = StagedWriter(ends.writers[channel], fetcher)
+    for channel, placer in movers.placers.items():
+        ends.readers[channel] = StagedReader(ends.readers[channel], placer)

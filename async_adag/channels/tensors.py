@@ -115,6 +115,7 @@ class Parcel(NamedTuple):
         places: for each number, which of the tensors it is, or -1.
         others: for each number of no tensor, in order, what it is: ObjectRefs, and arrays that stay.
         note: what whoever carries the tensors has to tell whoever receives them.
+        layout: by which number both ends know the headers, which are left out if they did so before; -1: by none.
     """
 
     headers: tuple[Header, ...]
@@ -123,6 +124,7 @@ class Parcel(NamedTuple):
     places: tuple[int, ...]
     others: list[Any]
     note: Any = None
+    layout: int = -1
 
     def unpack(self, tensors: Sequence[Any]) -> Any:
         """The value, from its tensors.
@@ -137,12 +139,13 @@ class Parcel(NamedTuple):
         return _Unpickler(self.body, self.buffers, parts).load()
 
 
-def take_out(value: Any, *, on_gpu: bool = False) -> tuple[Any, list[Any]]:
+def take_out(value: Any, *, on_gpu: bool = False, off_gpu: bool = False) -> tuple[Any, list[Any]]:
     """Take the tensors out of ``value``.
 
     Args:
         value: anything.
         on_gpu: whether to take out only those that are on a GPU.
+        off_gpu: whether to take out only torch's that are in the CPU's memory.
 
     Returns:
         A `Parcel`, or ``value`` itself where that cannot hold any; and the tensors, each contiguous and without a
@@ -156,8 +159,8 @@ def take_out(value: Any, *, on_gpu: bool = False) -> tuple[Any, list[Any]]:
     file = io.BytesIO()
     buffers: list[PickleBuffer] = []
     taken = _Taken()
-    _Pickler(file, buffers, taken, _gpu_kinds() if on_gpu else _kinds()).dump(value)
-    carried = {"torch", "cupy"}.intersection(taken.of) or {"numpy"}
+    _Pickler(file, buffers, taken, _kinds_to_take(on_gpu, off_gpu)).dump(value)
+    carried = taken.carried()
     headers: list[Header] = []
     tensors: list[Any] = []
     places: list[int] = []
@@ -171,6 +174,29 @@ def take_out(value: Any, *, on_gpu: bool = False) -> tuple[Any, list[Any]]:
             places.append(-1)
             others.append(part)
     return Parcel(tuple(headers), file.getvalue(), buffers, tuple(places), others), tensors
+
+
+def headers_of(value: Any, *, on_gpu: bool = False) -> tuple[Header, ...]:
+    """The headers of the tensors that `take_out` would take out of ``value``.
+
+    Raises:
+        Exception: whatever pickling raises.
+    """
+    if type(value) in _PLAIN:
+        return ()
+    taken = _Taken()
+    kinds = _kinds_to_take(on_gpu, False)
+    for kind, library, is_one in kinds:
+        if library and type(value) is kind and is_one(value):
+            return (_header(library, value),)
+    _Pickler(io.BytesIO(), [], taken, kinds).dump(value)
+    carried = taken.carried()
+    return tuple(_header(of, part) for part, of in zip(taken.parts, taken.of, strict=True) if of in carried)
+
+
+def is_tensor(value: Any) -> bool:
+    """Whether ``value`` is a tensor of torch, or an array of cupy or numpy, itself."""
+    return any(library and isinstance(value, kind) for kind, library, _ in _kinds())
 
 
 def _header(library: str, tensor: Any) -> Header:
@@ -196,6 +222,10 @@ class _Taken:
         self.parts: list[Any] = []
         self.of: list[str] = []
 
+    def carried(self) -> set[str]:
+        """The libraries whose tensors are carried; parts of others stay."""
+        return {"torch", "cupy"}.intersection(self.of) or {"numpy"}
+
     def take(self, library: str, is_one: Callable[[Any], bool], part: Any) -> Any:
         """Reduce a part of the value: to its number, or, where it is none to be taken out, as ever."""
         if not is_one(part):
@@ -204,6 +234,17 @@ class _Taken:
         self.parts.append(part)
         self.of.append(library)
         return put_back, (len(self.parts) - 1,)
+
+
+def _kinds_to_take(on_gpu: bool, off_gpu: bool) -> list[tuple[type, str, Callable[[Any], bool]]]:
+    """The types to look for where only some tensors are asked for; see `take_out`."""
+    if off_gpu:
+        kinds = [kind for kind in _kinds() if kind[1] in ("", "torch")]
+        return [(kind, of, _is_off_gpu if of else is_one) for kind, of, is_one in kinds]
+    if on_gpu:
+        kinds = [kind for kind in _kinds() if kind[1] != "numpy"]
+        return [(kind, of, _is_on_gpu if of == "torch" else is_one) for kind, of, is_one in kinds]
+    return _kinds()
 
 
 def _kinds() -> list[tuple[type, str, Callable[[Any], bool]]]:
@@ -222,17 +263,12 @@ def _kinds() -> list[tuple[type, str, Callable[[Any], bool]]]:
     return kinds
 
 
-def _gpu_kinds() -> list[tuple[type, str, Callable[[Any], bool]]]:
-    """As `_kinds`, of what is on a GPU."""
-    return [
-        (kind, package, _is_on_gpu if package == "torch" else is_one)
-        for kind, package, is_one in _kinds()
-        if package != "numpy"
-    ]
-
-
 def _is_on_gpu(tensor: Any) -> bool:
     return bool(tensor.is_cuda) and _is_plain(tensor)
+
+
+def _is_off_gpu(tensor: Any) -> bool:
+    return tensor.device.type == "cpu" and _is_plain(tensor)
 
 
 def _is_of_numbers(array: Any) -> bool:

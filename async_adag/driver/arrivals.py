@@ -65,7 +65,7 @@ class Arrivals:
             for channel in results
         ]
         self._counts = [len(channel.values) for channel in results]
-        self._on_gpu = [on_gpu if channel.gpu else None for channel in results]
+        self._on_gpu = [on_gpu if channel.gpu or channel.to_gpu else None for channel in results]
 
     def take_in(self, here: bool) -> Reason | None:
         """Take in every frame that has arrived, and settle its sinks.

@@ -15,7 +15,7 @@ from ray.dag import DAGNode
 from async_adag.actor.ray_runtime import is_ray_client
 from async_adag.driver.deploy import deploy, limits_named
 from async_adag.driver.engine import Engine
-from async_adag.driver.gpus import Inquiry, find_gpus, make_links, unavailable
+from async_adag.driver.gpus import Inquiry, find_gpus, make_links
 from async_adag.driver.graph import CompiledGraph
 from async_adag.driver.interrupts import Held
 from async_adag.errors import GraphError
@@ -137,10 +137,4 @@ def _check_platform() -> None:
 
 def _with_gpus(graph: Graph, options: Options, inquiry: Inquiry) -> Graph:
     """The graph, with the GPUs of its actors where its edges may use them."""
-    if options.device == "cpu":
-        return graph
-    for node in graph.nodes:
-        if any(one is not None and one.needs_gpu() and not one.may_use_gpu() for one in node.transports):
-            reason = "and copying to a GPU on the way is not there yet"
-            raise unavailable(graph, node, "tensors on a GPU", reason)
-    return find_gpus(graph, inquiry)
+    return graph if options.device == "cpu" else find_gpus(graph, inquiry)

@@ -12,7 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 from async_adag.actor.gpu_edges import Incoming, make_gpu_movers
+from async_adag.actor.gpu_staging import Placing
 from async_adag.actor.moved import MovedReader, Movers
+from async_adag.actor.staged import StagedReader
 from async_adag.actor.wiring import Endpoints
 from async_adag.errors import GraphBroken
 from async_adag.gpu.awaiting import Completions
@@ -47,6 +49,10 @@ class GpuResults:
             receiver.follow(self._stream)
             edge = f"the edge from {ends.edges.get(number, '')}"
             ends.readers[number] = MovedReader(ends.readers[number], receiver, edge, contextlib.nullcontext)
+        for number, placer in movers.placers.items():
+            assert isinstance(placer, Placing)
+            placer.follow(self._stream)
+            ends.readers[number] = StagedReader(ends.readers[number], placer)
 
     def settle(self, future: asyncio.Future[Any], value: Any, settle: Settle) -> None:
         """Have ``settle(future, value, error)`` called once what has arrived so far is there; from any thread.

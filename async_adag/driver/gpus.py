@@ -89,16 +89,35 @@ def find_gpus(graph: Graph, inquiry: Inquiry) -> Graph:
     edges = list(_gpu_edges(graph))
     if not edges:
         return graph
-    actors = sorted({actor for *_, ends in edges for actor in ends})
+    # Of an edge to the CPU's memory, only its writer can have to do with a GPU.
+    asked = [ends[:1] if transport.device == "cpu" else ends for _, transport, ends in edges]
+    actors = sorted({actor for ends in asked for actor in ends})
     facts: dict[int, GpuFacts] = inquiry.ask(gpu_of, dict.fromkeys(actors, ()))
     for node, transport, ends in edges:
-        without = [end for end in ends if not facts[end].identity]
-        if without and transport.needs_gpu():
-            asks = "accelerator transport" if transport.kind == "accelerator" else "tensors on a GPU"
+        accelerator = transport.kind == "accelerator"
+        needed = ends if accelerator else ends[1:] if transport.device == "gpu" else ()
+        without = [end for end in needed if not facts[end].identity]
+        if without:
+            asks = "accelerator transport" if accelerator else "tensors on a GPU"
             reason = f"{graph.actors[without[0]]} has no GPU to use ({facts[without[0]].reason})"
             raise unavailable(graph, node, asks, reason)
+    _check_driver(graph)
     gpus = tuple(facts[n].identity if n in facts else "" for n in range(len(graph.actors)))
     return replace(graph, gpus=gpus, driver_gpu=_driver_gpu(graph, gpus))
+
+
+def _check_driver(graph: Graph) -> None:
+    """Where results are to be on the driver's GPU, it needs one."""
+    for output in graph.outputs:
+        if isinstance(output, FromNode):
+            writer = graph.nodes[output.node]
+            transport = writer.transports[output.index] if writer.transports else None
+            if transport is None or not transport.may_stage() or transport.device != "gpu":
+                continue
+            facts = gpu_of(None)
+            if not facts.identity:
+                reason = f"the driver, which gets the result, has no GPU to use ({facts.reason})"
+                raise unavailable(graph, writer, "tensors on a GPU", reason)
 
 
 def _driver_gpu(graph: Graph, gpus: tuple[str, ...]) -> str:
@@ -142,7 +161,7 @@ def unavailable(graph: Graph, node: Node, asks: str, reason: str = "") -> GpuUna
 
 
 def _gpu_edges(graph: Graph) -> Iterator[tuple[Node, TensorTransport, tuple[int, ...]]]:
-    """Results that may go from GPU to GPU: the node, what was asked for, its actor and those that read it."""
+    """Results with a hint that a GPU may be needed for: the node, the hint, its actor and others that read it."""
     readers: dict[FromNode, set[int]] = {}
     for node in graph.nodes:
         for source in node.sources():
@@ -150,6 +169,6 @@ def _gpu_edges(graph: Graph) -> Iterator[tuple[Node, TensorTransport, tuple[int,
                 readers.setdefault(source, set()).add(node.actor)
     for node in graph.nodes:
         for index, transport in enumerate(node.transports):
-            if transport is not None and transport.may_use_gpu():
+            if transport is not None and (transport.may_use_gpu() or transport.may_stage()):
                 others = sorted(readers.get(FromNode(node.number, index), set()) - {node.actor})
                 yield node, transport, (node.actor, *others)

@@ -21,7 +21,8 @@ _NO_DEVICE = 100
 _NOT_READY = 600
 _NOT_SUPPORTED = 801
 
-_DEVICE_TO_DEVICE = 3
+_HOST_TO_DEVICE, _DEVICE_TO_HOST, _DEVICE_TO_DEVICE = 1, 2, 3
+_PORTABLE = 1
 _NON_BLOCKING = 1
 _BLOCKING_SYNC, _DISABLE_TIMING, _INTERPROCESS = 1, 2, 4
 _REGISTER_PORTABLE, _REGISTER_MAPPED = 1, 2
@@ -154,10 +155,25 @@ class CudaDevice:
             raise _failed(f"cudaMalloc of {whole:,} bytes", error) from error
 
     def copy(self, to: Span, source: Span, stream: Stream) -> None:
+        self._copy(to, source, _DEVICE_TO_DEVICE, stream)
+
+    def to_host(self, to: Span, source: Span, stream: Stream) -> None:
+        self._copy(to, source, _DEVICE_TO_HOST, stream)
+
+    def from_host(self, to: Span, source: Span, stream: Stream) -> None:
+        self._copy(to, source, _HOST_TO_DEVICE, stream)
+
+    def _copy(self, to: Span, source: Span, kind: int, stream: Stream) -> None:
         try:
-            self.runtime.memcpyAsync(to.address, source.address, source.nbytes, _DEVICE_TO_DEVICE, stream.handle)
+            self.runtime.memcpyAsync(to.address, source.address, source.nbytes, kind, stream.handle)
         except self.error as error:
             raise _failed("cudaMemcpyAsync", error) from error
+
+    def allocate_host(self, nbytes: int) -> CudaHostMemory:
+        try:
+            return CudaHostMemory(self, Span(self.runtime.hostAlloc(nbytes, _PORTABLE), nbytes))
+        except self.error as error:
+            raise _failed(f"cudaHostAlloc of {nbytes:,} bytes", error) from error
 
     def export(self, span: Span) -> Export:
         base, nbytes = self.driver.allocation_of(span.address)
@@ -322,6 +338,29 @@ class CudaMemory:
         opened, self._open = self._open, False
         if opened:
             self._device.let_go("cudaFree", self._device.runtime.free, self.span.address)
+
+
+class CudaHostMemory:
+    """See `interface.HostMemory`."""
+
+    __slots__ = ("_device", "_open", "_view", "span")
+
+    def __init__(self, device: CudaDevice, span: Span) -> None:
+        self._device = device
+        self._open = True
+        self._view = memoryview((ctypes.c_ubyte * span.nbytes).from_address(span.address)).cast("B")
+        self.span = span
+
+    def write(self, place: int, data: memoryview) -> None:
+        self._view[place : place + data.nbytes] = data
+
+    def read(self, place: int, nbytes: int) -> memoryview:
+        return self._view[place : place + nbytes]
+
+    def close(self) -> None:
+        opened, self._open = self._open, False
+        if opened:
+            self._device.let_go("cudaFreeHost", self._device.runtime.freeHost, self.span.address)
 
 
 class CudaMapping:

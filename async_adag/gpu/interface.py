@@ -94,6 +94,22 @@ class Memory(Protocol):
         """Give it back at once: all work on it has been done. Again is harmless."""
 
 
+class HostMemory(Protocol):
+    """Memory of the host that the device reads and writes by itself (pinned). Owns it."""
+
+    @property
+    def span(self) -> Span: ...
+
+    def write(self, place: int, data: memoryview) -> None:
+        """Put ``data``, of bytes, at that offset; the device is done with what is there."""
+
+    def read(self, place: int, nbytes: int) -> memoryview:
+        """What is at that offset, which the device has written; no copy of it."""
+
+    def close(self) -> None:
+        """Give it back at once: all work on it has been done, and nobody looks at it. Again is harmless."""
+
+
 class Mapping(Protocol):
     """Another process's memory, in this one. Owns the mapping.
 
@@ -183,6 +199,19 @@ class Device(Protocol):
 
     def copy(self, to: Span, source: Span, stream: Stream) -> None:
         """Issue a copy of all of ``source`` to the beginning of ``to``, in this device."""
+
+    def allocate_host(self, nbytes: int) -> HostMemory:
+        """Pinned memory of the host. May wait for the device.
+
+        Raises:
+            DeviceError: there is not as much.
+        """
+
+    def to_host(self, to: Span, source: Span, stream: Stream) -> None:
+        """Issue a copy of all of ``source``, in this device, to the beginning of ``to``, in pinned memory."""
+
+    def from_host(self, to: Span, source: Span, stream: Stream) -> None:
+        """Issue a copy of all of ``source``, in pinned memory, to the beginning of ``to``, in this device."""
 
     def export(self, span: Span) -> Export:
         """What other processes open the allocation of ``span`` by.

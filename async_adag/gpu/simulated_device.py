@@ -8,7 +8,15 @@ from typing import TypeVar
 
 from async_adag.gpu.interface import DeviceError, Export, NotExportable, Span, Stream
 from async_adag.gpu.simulated_clocks import Access, Clock, Misuse, Race
-from async_adag.gpu.simulated_memory import Addresses, Allocation, Part, SimulatedMapping, SimulatedMemory
+from async_adag.gpu.simulated_memory import (
+    HOST,
+    Addresses,
+    Allocation,
+    Part,
+    SimulatedHostMemory,
+    SimulatedMapping,
+    SimulatedMemory,
+)
 from async_adag.gpu.simulated_schedule import Choose, Schedule
 from async_adag.gpu.simulated_streams import (
     Recordings,
@@ -53,7 +61,7 @@ class World(Schedule):
         self.numbers = count()
 
 
-Thing = TypeVar("Thing", SimulatedMemory, SimulatedMapping, SimulatedEvent)
+Thing = TypeVar("Thing", SimulatedMemory, SimulatedHostMemory, SimulatedMapping, SimulatedEvent)
 
 
 class SimulatedDevice:
@@ -156,12 +164,33 @@ class SimulatedDevice:
         world.allocations[number] = allocation
         return self._keep(SimulatedMemory(allocation, self.host.space.add(allocation), self._free))
 
+    def allocate_host(self, nbytes: int) -> SimulatedHostMemory:
+        self.host.check()
+        number = next(self.world.numbers)
+        made = self._access("its allocation")
+        allocation = Allocation(number, self.host.number, self.host.name, HOST, nbytes, False, made)
+        self.world.allocations[number] = allocation
+        span = self.host.space.add(allocation)
+        return self._keep(SimulatedHostMemory(allocation, span, self._free, self.write, self._look))
+
     def copy(self, to: Span, source: Span, stream: Stream) -> None:
+        self._copy(to, source, stream, from_host=False, to_host=False)
+
+    def to_host(self, to: Span, source: Span, stream: Stream) -> None:
+        self._copy(to, source, stream, from_host=False, to_host=True)
+
+    def from_host(self, to: Span, source: Span, stream: Stream) -> None:
+        self._copy(to, source, stream, from_host=True, to_host=False)
+
+    def _copy(self, to: Span, source: Span, stream: Stream, *, from_host: bool, to_host: bool) -> None:
         queue = self._of_mine(stream)
         if source.nbytes > to.nbytes:
             raise self._fault(f"{self.host.name} copies {source.nbytes} bytes to where {to.nbytes} are")
         destination = self._find(Span(to.address, source.nbytes))
         origin = self._find(source)
+        for part, on_host in ((origin, from_host), (destination, to_host)):
+            if (part.allocation.device == HOST) != on_host:
+                raise self._fault(f"{self.host.name} copies the wrong way: {part.allocation} is not where it says")
         if (
             destination.allocation is origin.allocation
             and max(destination.begin, origin.begin) < min(destination.end, origin.end)
@@ -214,12 +243,15 @@ class SimulatedDevice:
 
     def read(self, span: Span) -> bytes:
         """Have the host itself read there, at once; it has to know that the device has written it."""
+        return bytes(self._look(span))
+
+    def _look(self, span: Span) -> memoryview:
         part = self._find(span)
         try:
             part.read(self._access("a read"), self.host.clock)
         except Race as error:
             raise self.world.fault(error) from None
-        return bytes(part.view)
+        return part.view
 
     def peek(self, span: Span) -> bytes:
         """What is there, for tests: no access, and never a race."""

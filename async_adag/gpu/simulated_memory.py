@@ -12,6 +12,7 @@ from async_adag.gpu.simulated_clocks import Access, Clock, Misuse, Race
 
 FRESH = 0xCD  # what memory is full of before anything was written
 ALIGNMENT = 512  # of allocations, in bytes
+HOST = -1  # in place of a device's number: pinned memory
 GAP = 1 << 20  # between allocations: no span reaches from one into the next
 
 
@@ -184,6 +185,38 @@ class SimulatedMemory:
 
     def __str__(self) -> str:
         return str(self.allocation)
+
+
+class SimulatedHostMemory(SimulatedMemory):
+    """Pinned memory of the host that its process made."""
+
+    def __init__(
+        self,
+        allocation: Allocation,
+        span: Span,
+        end: Callable[[Allocation, Span], None],
+        write: Callable[[Span, bytes], None],
+        look: Callable[[Span], memoryview],
+    ) -> None:
+        super().__init__(allocation, span, end)
+        self._write = write
+        self._look = look
+
+    def write(self, place: int, data: memoryview) -> None:
+        """See `interface.HostMemory`.
+
+        Raises:
+            Race: the device need not be done with what is there.
+        """
+        self._write(Span(self._span.address + place, data.nbytes), bytes(data))
+
+    def read(self, place: int, nbytes: int) -> memoryview:
+        """See `interface.HostMemory`.
+
+        Raises:
+            Race: the device need not have written it.
+        """
+        return self._look(Span(self._span.address + place, nbytes))
 
 
 class SimulatedMapping(SimulatedMemory):

@@ -108,6 +108,10 @@ class TensorTransport:
         """Whether tensors on a GPU are to go to another actor's GPU by themselves, where both have one."""
         return self.communicator is None and self.kind in ("accelerator", "auto") and self.device != "cpu"
 
+    def may_stage(self) -> bool:
+        """Whether tensors may have to be brought to another device on the way."""
+        return self.communicator is None and self.device in ("cpu", "gpu")
+
 
 REDUCTIONS = ("sum", "product", "max", "min", "avg")
 """How a collective operation can make one value of many."""
@@ -218,6 +222,21 @@ class Graph:
         if not here or not there:
             return ""
         return "ipc" if here == there else "" if reader is None else "nccl"
+
+    def staging(self, result: FromNode, reader: int | None) -> tuple[bool, bool]:
+        """Whether the writer of a result copies its tensors to the CPU's memory, and a reader them to its GPU.
+
+        Args:
+            result: the result.
+            reader: the number of the actor that reads it; None for the driver.
+        """
+        writer = self.nodes[result.node]
+        transport = writer.transports[result.index] if writer.transports else None
+        if transport is None or not transport.may_stage() or not self.gpus or writer.actor == reader:
+            return False, False
+        to_gpu = transport.device == "gpu"
+        by_host = not to_gpu or not self.gpu_edge(result, reader)
+        return bool(self.gpus[writer.actor]) and by_host, to_gpu
 
     def label(self, node: int) -> str:
         """A node in words: ``method on Actor(id)``."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from async_adag.graph.model import (
     Collective,
@@ -44,6 +44,8 @@ class Channel:
         values: what one frame carries: one value as it is, several as a tuple, none as an empty frame.
         moved: whether a communicator of the user's carries the tensors in the values; see `Plan.mover`.
         gpu: what carries tensors on a GPU in the values: "ipc", "nccl", or "" for nothing.
+        to_host: whether the writer copies tensors on its GPU to the CPU's memory, for the frame.
+        to_gpu: whether each reader copies torch tensors in the CPU's memory to its GPU.
         edge: from which nodes to which it goes, in words.
     """
 
@@ -53,6 +55,8 @@ class Channel:
     values: tuple[FromInput | FromNode, ...]
     moved: bool = False
     gpu: str = ""
+    to_host: bool = False
+    to_gpu: bool = False
     edge: str = field(default="", compare=False)
 
 
@@ -65,11 +69,35 @@ class Read:
 
 
 @dataclass(frozen=True, slots=True)
+class Promise:
+    """What a hint promises of a result.
+
+    Attributes:
+        label: the node in words.
+        static_shape: whether its tensors have the types and shapes that they had in the first execution.
+        direct_return: whether it is a tensor itself.
+        on_gpu: whether tensors on a GPU alone are meant.
+    """
+
+    label: str
+    static_shape: bool
+    direct_return: bool
+    on_gpu: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Write:
-    """Write the values of registers as a frame."""
+    """Write the values of registers as a frame.
+
+    Attributes:
+        channel: where.
+        registers: of the values.
+        promises: what was promised of each; () where nothing was of any.
+    """
 
     channel: int
     registers: tuple[int, ...]
+    promises: tuple[Promise | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,14 +165,16 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class GpuMove:
-    """A channel whose tensors go from GPU to GPU by themselves, as one process sees it.
+    """A channel whose tensors go from GPU to GPU by themselves, or from or to one, as one process sees it.
 
     Attributes:
         channel: the channel.
         edge: the channel in words.
-        by: "ipc" or "nccl".
+        by: "ipc" or "nccl"; "" where they go in the frame.
         readers: how many processes read it.
         reader: which of them this one is; None for the writer.
+        to_host: whether this process copies tensors on its GPU to the CPU's memory.
+        to_gpu: whether this process copies tensors to its GPU.
     """
 
     channel: int
@@ -152,6 +182,8 @@ class GpuMove:
     by: str
     readers: int
     reader: int | None
+    to_host: bool = False
+    to_gpu: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,25 +296,37 @@ def _channels_of(
     graph: Graph, node: Node, first: int, consumers: dict[FromInput | FromNode, set[int]]
 ) -> list[Channel]:
     """The channels of a node's results, numbered from ``first``: those that a communicator carries come last."""
-    groups: dict[tuple[bool, str, int, tuple[int, ...]], list[FromInput | FromNode]] = {}
+    groups: dict[tuple[_Carrier, tuple[int, ...]], list[FromInput | FromNode]] = {}
     for index in range(node.returns):
         result = FromNode(node.number, index)
         readers = consumers.get(result, set()) - {node.actor}
         mover = node.mover(index)
         moving = readers - {DRIVER} if mover is not None else set()  # the driver is no rank
-        by: dict[tuple[bool, str, int], list[int]] = {}
+        by: dict[_Carrier, list[int]] = {}
         for reader in sorted(readers):
             moved = reader in moving
             communicator = id(mover.communicator) if moved and mover is not None else 0
-            gpu = "" if moved else graph.gpu_edge(result, None if reader == DRIVER else reader)
-            by.setdefault((moved, gpu, communicator), []).append(reader)
-        for (moved, gpu, communicator), some in sorted(by.items()):
-            groups.setdefault((moved, gpu, communicator, tuple(some)), []).append(result)
-    ordered = sorted(groups.items(), key=lambda item: item[0][0])
+            actor = None if reader == DRIVER else reader
+            gpu = "" if moved else graph.gpu_edge(result, actor)
+            carrier = _Carrier(moved, gpu, communicator, *graph.staging(result, actor))
+            by.setdefault(carrier, []).append(reader)
+        for carrier, some in sorted(by.items()):
+            groups.setdefault((carrier, tuple(some)), []).append(result)
+    ordered = sorted(groups.items(), key=lambda item: item[0][0].moved)
     return [
-        _channel(graph, number, node.actor, readers, values, moved, gpu)
-        for number, ((moved, gpu, _, readers), values) in enumerate(ordered, first)
+        _channel(graph, number, node.actor, readers, values, carrier)
+        for number, ((carrier, readers), values) in enumerate(ordered, first)
     ]
+
+
+class _Carrier(NamedTuple):
+    """How tensors go to a reader; see `Channel`. Results that go to the same readers alike share a channel."""
+
+    moved: bool = False
+    gpu: str = ""
+    communicator: int = 0
+    to_host: bool = False
+    to_gpu: bool = False
 
 
 def _channel(
@@ -291,8 +335,7 @@ def _channel(
     writer: int,
     readers: tuple[int, ...],
     values: list[FromInput | FromNode],
-    moved: bool = False,
-    gpu: str = "",
+    carrier: _Carrier | None = None,
 ) -> Channel:
     carried = set(values)
     sources = [graph.label(value.node) for value in values if isinstance(value, FromNode)]
@@ -304,7 +347,8 @@ def _channel(
     if DRIVER in readers:
         targets.append("the driver")
     edge = f"{', '.join(dict.fromkeys(sources)) or 'the driver'} to {', '.join(dict.fromkeys(targets))}"
-    return Channel(number, writer, readers, tuple(values), moved, gpu, edge)
+    moved, gpu, _, to_host, to_gpu = carrier or _Carrier()
+    return Channel(number, writer, readers, tuple(values), moved, gpu, to_host, to_gpu, edge)
 
 
 def _input_order(value: FromInput) -> tuple[bool, int, str]:
@@ -364,7 +408,7 @@ def _actor_plan(graph: Graph, channels: tuple[Channel, ...], actor: int) -> Acto
                 reads.append(Read(channel.number, tuple(register(value) for value in channel.values)))
         results = [FromNode(node.number, index) for index in range(node.returns)]
         writes = [
-            Write(c.number, tuple(register(value) for value in c.values))
+            Write(c.number, tuple(register(value) for value in c.values), _promises(graph, c))
             for c in channels
             if c.writer == actor and c.values[0] in results
         ]
@@ -396,12 +440,15 @@ def _actor_plan(graph: Graph, channels: tuple[Channel, ...], actor: int) -> Acto
 
 
 def gpu_moves(channels: tuple[Channel, ...], process: int) -> tuple[GpuMove, ...]:
-    """The channels of a process whose tensors go from GPU to GPU, in the order of the plan."""
-    return tuple(
-        GpuMove(c.number, c.edge, c.gpu, len(c.readers), None if process == c.writer else c.readers.index(process))
-        for c in channels
-        if c.gpu and (process == c.writer or process in c.readers)
-    )
+    """The channels of a process on which it has a GPU's part to do, in the order of the plan."""
+    moves = []
+    for c in channels:
+        to_host = c.to_host and process == c.writer
+        to_gpu = c.to_gpu and process in c.readers
+        if to_host or to_gpu or (c.gpu and (process == c.writer or process in c.readers)):
+            reader = None if process == c.writer else c.readers.index(process)
+            moves.append(GpuMove(c.number, c.edge, c.gpu, len(c.readers), reader, to_host, to_gpu))
+    return tuple(moves)
 
 
 def _origin(channel: Channel) -> int:
@@ -427,6 +474,20 @@ def _move(graph: Graph, channel: Channel, actor: int) -> Move:
     readers = ", ".join(str(graph.actors[reader]) for reader in channel.readers)
     edge = f"the edge from {graph.label(_origin(channel))} to {readers}"
     return Move(channel.number, edge, mover.communicator, peers)
+
+
+def _promises(graph: Graph, channel: Channel) -> tuple[Promise | None, ...]:
+    promises = tuple(_promise(graph, value, channel.gpu) for value in channel.values)
+    return promises if any(promises) else ()
+
+
+def _promise(graph: Graph, value: FromInput | FromNode, gpu: str) -> Promise | None:
+    assert isinstance(value, FromNode)
+    node = graph.nodes[value.node]
+    asked = node.transports[value.index] if node.transports else None
+    if asked is None or not (asked.static_shape or asked.direct_return) or (asked.kind == "auto" and not gpu):
+        return None
+    return Promise(graph.label(node.number), asked.static_shape, asked.direct_return, bool(gpu))
 
 
 def _memberships(graph: Graph, channels: tuple[Channel, ...], actor: int) -> tuple[Membership, ...]:

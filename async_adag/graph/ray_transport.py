@@ -73,10 +73,12 @@ def read_transport(node: DAGNode, name: str, default: Any = CREATE) -> TensorTra
     asks = "auto" if kind == "AutoTransportType" else "accelerator" if hint.requires_accelerator() else "shm"
     if asks == "accelerator" and communicator is None:
         communicator = default_for(name, default)
+    promised = asks != "shm"  # as with Ray, nothing is made of promises about what goes through shared memory
     if is_for_tests(communicator):
         asks, communicator = "shm", None
     device = {"cuda": "gpu"}.get(str(hint.device), str(hint.device))
-    return TensorTransport(asks, device, bool(hint._static_shape), bool(hint._direct_return), communicator)
+    static, direct = promised and bool(hint._static_shape), promised and bool(hint._direct_return)
+    return TensorTransport(asks, device, static, direct, communicator)
 
 
 def ranks_of(communicator: Any, actors: Iterable[Actor]) -> tuple[int | None, ...]:

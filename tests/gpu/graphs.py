@@ -12,7 +12,7 @@ import ray
 import async_adag
 from async_adag.graph.model import Graph
 from tests.gpu.nccl_environment import one_gpu_environment
-from tests.gpu.tensors import build, tell
+from tests.gpu.tensors import build, on_the_cpu, tell
 
 IPC, NCCL = "ipc", "nccl"
 KINDS = (IPC, NCCL)
@@ -28,6 +28,17 @@ class GpuWorker:
 
     def make(self, described: Any) -> Any:
         return build(described, self.library)
+
+    def make_on_cpu(self, described: Any) -> Any:
+        return on_the_cpu(build(described, self.library))
+
+    def make_on_both(self, described: Any) -> Any:
+        made = build(described, self.library)
+        return [made, on_the_cpu(made)]
+
+    def tell_made_on_cpu(self, described: Any) -> Any:
+        """What one that was made here, and brought to the CPU, is like."""
+        return tell(on_the_cpu(build(described, self.library)))
 
     def make_or_fail(self, described: Any) -> Any:
         if described == "fail":

@@ -48,7 +48,19 @@ def tell(value: Any) -> Any:
         return ("torch", value.device.type, str(value.dtype), tuple(value.shape), digest(raw))
     if library == "cupy":
         return ("cupy", "cuda", str(value.dtype), value.shape, digest(value.get().tobytes()))
+    if library == "numpy" and type(value).__name__ == "ndarray":
+        return ("numpy", "cpu", str(value.dtype), value.shape, digest(value.tobytes()))
     return value
+
+
+def on_the_cpu(value: Any) -> Any:
+    """The same, with every tensor in the CPU's memory: torch's as torch's, cupy's arrays as numpy's."""
+    if isinstance(value, dict):
+        return {key: on_the_cpu(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(on_the_cpu(part) for part in value)
+    library = type(value).__module__.partition(".")[0]
+    return value.cpu() if library == "torch" else value.get() if library == "cupy" else value
 
 
 def digest(raw: bytes) -> str:
