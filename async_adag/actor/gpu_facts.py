@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
+
+from async_adag.actor.ray_runtime import is_async_actor
 
 
 class GpuFacts(NamedTuple):
@@ -11,19 +14,21 @@ class GpuFacts(NamedTuple):
     Attributes:
         identity: CUDA's UUID of it; "" where there is none to be used.
         reason: why there is none.
+        is_async: whether the actor's executions interleave.
     """
 
     identity: str
     reason: str = ""
+    is_async: bool = False
 
 
-def gpu_of(instance: object) -> GpuFacts:  # noqa: ARG001 - the actor
-    """Run in the actor."""
+def gpu_of(instance: object) -> GpuFacts:
+    """Run in the actor; in a driver that is none, with None."""
     from async_adag.gpu.cuda import find_device
     from async_adag.gpu.interface import DeviceError
 
     try:
-        return GpuFacts(find_device().identity)
+        return GpuFacts(find_device().identity, is_async=instance is not None and is_async_actor())
     except DeviceError as error:
         return GpuFacts("", str(error))
 
@@ -33,3 +38,10 @@ def new_links(instance: object, count: int) -> list[object]:  # noqa: ARG001 - t
     from async_adag.gpu.nccl import NcclLink
 
     return [NcclLink(NcclLink.new_id()) for _ in range(count)]
+
+
+def new_groups(instance: object, sizes: Sequence[int]) -> list[object]:  # noqa: ARG001 - the actor
+    """Run in the actor that is to be rank 0: groups of so many ranks, not initialized."""
+    from async_adag.gpu.nccl_group import NcclGroup
+
+    return [NcclGroup(NcclGroup.new_id(), size) for size in sizes]

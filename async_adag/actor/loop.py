@@ -18,6 +18,7 @@ from async_adag.actor.wiring import Endpoints
 from async_adag.channels.codec import Encoded
 from async_adag.channels.interface import STOP, Failure, Writer
 from async_adag.channels.parking import Parking, SentinelFired
+from async_adag.collectives.over_nccl import OutOfStep
 from async_adag.graph.plan import ActorPlan
 from async_adag.protocol.frame import ChannelError, FrameError
 
@@ -184,6 +185,8 @@ class ThreadLoop:
         began = self._control.enter(call.number, seq)
         try:
             return call.method(*args)
+        except OutOfStep as error:
+            raise ChannelError(f"{call.label} failed in execution {seq}: {error}") from error
         except BaseException as error:
             return call.failure(error)
         finally:

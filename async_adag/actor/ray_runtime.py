@@ -43,6 +43,13 @@ def actor_event_loop(instance: object, method: str) -> asyncio.AbstractEventLoop
     return loop
 
 
+def is_async_actor() -> bool:
+    """Whether this process's actor runs its methods on an event loop."""
+    from ray._private.worker import global_worker
+
+    return bool(global_worker.core_worker.current_actor_is_asyncio())
+
+
 def own_actor() -> tuple[str, object] | None:
     """This process's actor: its id, in hexadecimal, and the instance; None in a process that is no actor."""
     from ray._private.worker import global_worker

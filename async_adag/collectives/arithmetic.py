@@ -1,4 +1,4 @@
-"""What a rank computes of all ranks' contributions: numpy arrays, or torch tensors in the CPU's memory.
+"""What a rank computes of all ranks' contributions: arrays of numpy or cupy, or torch tensors.
 
 Whichever library made the values is used, by names that both have; neither is imported here.
 """

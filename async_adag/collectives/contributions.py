@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-_ARRAYS = {"numpy": "ndarray", "torch": "Tensor"}
+_ARRAYS = {"numpy": "ndarray", "torch": "Tensor", "cupy": "ndarray"}
 
 
 class Described(NamedTuple):
@@ -35,7 +35,8 @@ def describe(value: Any, rank: int) -> Described:
     is_array = name in _ARRAYS and library is not None and isinstance(value, getattr(library, _ARRAYS[name]))
     if not is_array or type(value).__name__ == "MaskedArray":  # whose mask would be lost
         raise TypeError(
-            f"a collective operation takes numpy arrays or torch tensors; rank {rank} gave {type(value).__name__}"
+            f"a collective operation takes arrays of numpy or cupy, or torch tensors; rank {rank} gave "
+            f"{type(value).__name__}"
         )
     return Described(name, type(value).__name__, str(value.dtype), tuple(value.shape))
 

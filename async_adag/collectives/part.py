@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from async_adag.collectives.arithmetic import allgather, allreduce, reducescatter
 from async_adag.collectives.contributions import Described, check, describe
+from async_adag.collectives.over_nccl import OverNccl
 from async_adag.graph.model import Collective
 
 
@@ -16,7 +18,7 @@ def part(collective: Collective) -> Callable[..., Any]:
     if collective.kind == "announce":
         return _announcement(collective)
     if collective.communicator is not None:
-        return _through_communicator(collective)
+        return _together(collective)
     size, rank, reduction = collective.size, collective.rank, collective.reduction or ""
     if collective.kind == "allgather":
         return lambda *values: allgather(list(values))
@@ -40,24 +42,38 @@ def _announcement(collective: Collective) -> Callable[..., list[Described]]:
     return announce
 
 
-def _through_communicator(collective: Collective) -> Callable[..., Any]:
+def _together(collective: Collective) -> Callable[..., Any]:
     """Nobody calls the communicator unless all do: what could fail at one rank is checked at all, alike."""
-    communicator, size, operation = collective.communicator, collective.size, collective.operation
-    method = getattr(communicator, collective.kind)
-    reducing = [] if operation is None else [operation]
+    over_nccl = isinstance(collective.communicator, OverNccl)
+    run = _through_nccl(collective) if over_nccl else _through_communicator(collective)
+    size = collective.size
 
     def call(*values: Any) -> Any:
         contributions, announced = values[:-size], values[-size:]
         for described in zip(*announced, strict=True):
             check(collective.kind, described)
-        results = []
-        for value in contributions:
-            result = _room(collective, value)
-            method(value, result, *reducing)
-            results.append(result)
+        results = run(contributions)
         return results[0] if len(results) == 1 else results
 
     return call
+
+
+def _through_nccl(collective: Collective) -> Callable[[Sequence[Any]], list[Any]]:
+    kind, reduction, room = collective.kind, collective.reduction, partial(_room, collective)
+    return lambda values: collective.communicator.run(kind, reduction, values, room)
+
+
+def _through_communicator(collective: Collective) -> Callable[[Sequence[Any]], list[Any]]:
+    method = getattr(collective.communicator, collective.kind)
+    reducing = [] if collective.operation is None else [collective.operation]
+
+    def run(values: Sequence[Any]) -> list[Any]:
+        results = [_room(collective, value) for value in values]
+        for value, result in zip(values, results, strict=True):
+            method(value, result, *reducing)
+        return results
+
+    return run
 
 
 def _room(collective: Collective, value: Any) -> Any:

@@ -6,6 +6,7 @@ import asyncio
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal, TypedDict, Unpack
 
 import anyio
@@ -15,13 +16,14 @@ from ray.dag import DAGNode
 from async_adag.actor.ray_runtime import is_ray_client
 from async_adag.driver.deploy import deploy, limits_named
 from async_adag.driver.engine import Engine
-from async_adag.driver.gpus import Inquiry, find_gpus, make_links
+from async_adag.driver.gpu_operations import demands_gpu, gpu_operations, with_gpus_of
+from async_adag.driver.gpus import Inquiry, find_gpus, make_groups, make_links
 from async_adag.driver.graph import CompiledGraph
 from async_adag.driver.interrupts import Held
 from async_adag.errors import GraphError
 from async_adag.graph.model import Graph
 from async_adag.graph.plan import plan_graph
-from async_adag.graph.ray_dag import read_dag
+from async_adag.graph.ray_dag import RayGraph, read_dag
 from async_adag.graph.ray_transport import CREATE
 from async_adag.options import Options, options_from
 
@@ -106,7 +108,10 @@ def _compile(
     _check_platform()
     read = read_dag(dag, default_communicator)
     inquiry = Inquiry(read.graph, read.handles, options.compile_timeout, given_up)
-    plan = plan_graph(_with_gpus(read.graph, options, inquiry))
+    read = replace(read, graph=_with_gpus(read.graph, options, inquiry))
+    read = _with_nccl(dag, default_communicator, read, inquiry)
+    inquiry = inquiry.about(read.graph, read.handles)
+    plan = plan_graph(read.graph)
     deployment = deploy(plan, read.handles, options, given_up, make_links(plan, inquiry))
     try:
         with limits_named():
@@ -115,6 +120,23 @@ def _compile(
         deployment.end_loops()
         deployment.close()
         raise
+
+
+def _with_nccl(dag: DAGNode, default_communicator: Any, read: RayGraph, inquiry: Inquiry) -> RayGraph:
+    """The DAG, read again where NCCL does operations: their actors wait there for one another, so order counts."""
+    groups = make_groups(read.graph, inquiry)
+    if not groups:
+        return read
+    try:
+        again = read_dag(dag, default_communicator, groups)
+    except GraphError:
+        # There is no such order, for one. Shared memory needs none, where it may stand in.
+        operations = gpu_operations(read.graph)
+        demanded = {number: group for number, group in groups.items() if demands_gpu(operations[number][0])}
+        if demanded == groups:
+            raise
+        again = read_dag(dag, default_communicator, demanded)
+    return replace(again, graph=with_gpus_of(again.graph, read.graph))
 
 
 def _check_platform() -> None:

@@ -11,9 +11,11 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from async_adag.actor.gpu_facts import GpuFacts, gpu_of, new_links
+from async_adag.actor.gpu_facts import GpuFacts, gpu_of, new_groups, new_links
 from async_adag.actor.ray_runtime import call_in_actor, own_actor
+from async_adag.collectives.over_nccl import OverNccl
 from async_adag.driver.deploy import LOOK_AGAIN, Cancelled
+from async_adag.driver.gpu_operations import choose_operations, demands_gpu, gpu_operations
 from async_adag.errors import CompileActorDied, GpuUnavailable, GraphError
 from async_adag.graph.model import FromNode, Graph, Node, TensorTransport
 from async_adag.graph.plan import Plan
@@ -37,6 +39,12 @@ class Inquiry:
         self._timeout = timeout
         self._deadline = time.monotonic() + timeout
         self._cancelled = cancelled
+
+    def about(self, graph: Graph, handles: tuple[Any, ...]) -> Inquiry:
+        """The same, with the same time left, for the same actors in another order."""
+        other = Inquiry(graph, handles, self._timeout, self._cancelled)
+        other._deadline = self._deadline
+        return other
 
     def ask(self, function: Callable[..., Any], asked: dict[int, tuple[Any, ...]]) -> dict[int, Any]:
         """Call ``function(instance, *args)`` in these actors; the answers, by actor.
@@ -80,18 +88,20 @@ class Inquiry:
 
 
 def find_gpus(graph: Graph, inquiry: Inquiry) -> Graph:
-    """The graph with `Graph.gpus`, where any edge may go from GPU to GPU; else the same.
+    """The graph with `Graph.gpus`, where any edge or operation may go from GPU to GPU; else the same.
 
     Raises:
-        GpuUnavailable: an edge asks for accelerator transport, and there is none; names the edge, and says why.
+        GpuUnavailable: an edge or an operation asks for accelerator transport, and there is none; names it, and
+            says why.
         GraphError: as `Inquiry.ask`.
     """
     edges = list(_gpu_edges(graph))
-    if not edges:
-        return graph
+    parts = [part for operation in gpu_operations(graph).values() for part in operation]
     # Of an edge to the CPU's memory, only its writer can have to do with a GPU.
     asked = [ends[:1] if transport.device == "cpu" else ends for _, transport, ends in edges]
-    actors = sorted({actor for ends in asked for actor in ends})
+    actors = sorted({actor for ends in asked for actor in ends} | {part.actor for part in parts})
+    if not actors:
+        return graph
     facts: dict[int, GpuFacts] = inquiry.ask(gpu_of, dict.fromkeys(actors, ()))
     for node, transport, ends in edges:
         accelerator = transport.kind == "accelerator"
@@ -102,8 +112,13 @@ def find_gpus(graph: Graph, inquiry: Inquiry) -> Graph:
             reason = f"{graph.actors[without[0]]} has no GPU to use ({facts[without[0]].reason})"
             raise unavailable(graph, node, asks, reason)
     _check_driver(graph)
+    for part in parts:
+        if demands_gpu(part) and not facts[part.actor].identity:
+            reason = f"{graph.actors[part.actor]} has no GPU to use ({facts[part.actor].reason})"
+            raise unavailable(graph, part, "accelerator transport", reason, "the operation")
     gpus = tuple(facts[n].identity if n in facts else "" for n in range(len(graph.actors)))
-    return replace(graph, gpus=gpus, driver_gpu=_driver_gpu(graph, gpus))
+    interleaving = frozenset(actor for actor, one in facts.items() if one.is_async)
+    return replace(graph, gpus=gpus, driver_gpu=_driver_gpu(graph, gpus), async_actors=interleaving)
 
 
 def _check_driver(graph: Graph) -> None:
@@ -150,11 +165,34 @@ def make_links(plan: Plan, inquiry: Inquiry) -> dict[int, tuple[Any, ...]]:
     return {channel.number: tuple(made[channel.writer].pop() for _ in channel.readers) for channel in channels}
 
 
-def unavailable(graph: Graph, node: Node, asks: str, reason: str = "") -> GpuUnavailable:
-    """What is raised for an edge out of ``node`` that cannot be had."""
+def make_groups(graph: Graph, inquiry: Inquiry) -> dict[int, OverNccl]:
+    """What does operations over NCCL, by the operations' numbers; one for all those of the same ranks.
+
+    Raises:
+        GpuUnavailable: as `choose_operations`.
+        GraphError: as `Inquiry.ask`.
+    """
+    own = own_actor()
+    chosen = choose_operations(graph, "" if own is None else own[0])
+    wanted: dict[int, list[tuple[int, ...]]] = {}
+    for ranks in dict.fromkeys(chosen.values()):
+        wanted.setdefault(ranks[0], []).append(ranks)
+    made = inquiry.ask(new_groups, {actor: ([len(one) for one in many],) for actor, many in wanted.items()})
+    groups = {
+        ranks: OverNccl(group)
+        for actor, many in wanted.items()
+        for ranks, group in zip(many, made[actor], strict=True)
+    }
+    return {number: groups[ranks] for number, ranks in chosen.items()}
+
+
+def unavailable(
+    graph: Graph, node: Node, asks: str, reason: str = "", what: str = "the edge out of"
+) -> GpuUnavailable:
+    """What is raised for an edge out of ``node``, or for the node itself, that cannot be had."""
     because = f"; {reason}" if reason else ""
     return GpuUnavailable(
-        f"the edge out of {graph.label(node.number)} asks for {asks}, which needs the GPU stack{because}: install "
+        f"{what} {graph.label(node.number)} asks for {asks}, which needs the GPU stack{because}: install "
         "async-adag[gpu] where the actors run, on a machine with a GPU, and give them one (num_gpus), or compile "
         "with device='cpu'"
     )

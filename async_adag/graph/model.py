@@ -121,7 +121,7 @@ REDUCTIONS = ("sum", "product", "max", "min", "avg")
 class Collective:
     """What a node does that calls no method: its actor's part of a collective operation.
 
-    Without a communicator of the user's, its arguments are the contributions of all ranks, by rank, as many of
+    Without a communicator, its arguments are the contributions of all ranks, by rank, as many of
     each as it has results. With one they are its own contributions, then what `announce` adds.
 
     Attributes:
@@ -130,8 +130,10 @@ class Collective:
         reduction: one of `REDUCTIONS`; None where nothing is reduced.
         rank: the actor's.
         size: how many ranks there are.
-        communicator: the user's own, which is to do it; None for ours.
+        communicator: the user's own, or NCCL's, which is to do it; None where it goes through channels.
         operation: what that one calls the reduction.
+        number: of the operation, among those of the graph.
+        transport: what was asked for where there is no communicator of the user's: "auto", "accelerator", "shm".
     """
 
     kind: str
@@ -140,6 +142,8 @@ class Collective:
     size: int
     communicator: Any = None
     operation: Any = None
+    number: int = 0
+    transport: str = "shm"
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +201,7 @@ class Graph:
         multi: whether the outputs come as a list (``MultiOutputNode``).
         gpus: by actor, the GPU that it has (CUDA's UUID), or "" for none; () where nobody asked.
         driver_gpu: the driver's, if it is to get results on it.
+        async_actors: those of the actors with a GPU whose executions interleave.
     """
 
     actors: tuple[Actor, ...]
@@ -206,6 +211,7 @@ class Graph:
     multi: bool
     gpus: tuple[str, ...] = ()
     driver_gpu: str = ""
+    async_actors: frozenset[int] = frozenset()
 
     def gpu_edge(self, result: FromNode, reader: int | None) -> str:
         """What carries tensors in a result from GPU to GPU: "ipc" on one GPU, "nccl" between two; "" for nothing.

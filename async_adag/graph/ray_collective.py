@@ -30,21 +30,26 @@ class Group:
         kind: "allreduce", "allgather" or "reducescatter".
         reduction: one of `REDUCTIONS`; None where nothing is reduced.
         actors: the ids of its actors, in hexadecimal, by rank.
-        accelerator: whether accelerator transport was asked for.
-        communicator: the user's own; None for ours.
+        transport: what was asked for: "auto", "accelerator"; "shm" also where a communicator was given.
+        communicator: the user's own, or NCCL's; None where it goes through channels.
         operation: Ray's word for the reduction, which the user's communicator is given.
+        number: its place among the operations of the DAG.
+        by: what does it, in a word, if anything but the channels or the user's communicator.
     """
 
     identity: object
     kind: str
     reduction: str | None
     actors: tuple[str, ...]
-    accelerator: bool
+    transport: str
     communicator: Any
     operation: Any
+    number: int = 0
+    by: str = ""
 
     def __str__(self) -> str:
-        return self.kind if self.reduction is None else f"{self.kind}({self.reduction})"
+        name = self.kind if self.reduction is None else f"{self.kind}({self.reduction})"
+        return f"{name} over {self.by}" if self.by else name
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -175,7 +180,9 @@ def _group(
             f"the transport of {kind} is None, 'auto', 'shm', 'cpu', 'nccl', 'accelerator' or a Communicator; got "
             f"{transport!r}"
         )
-    accelerator = transport in ("nccl", "accelerator")
+    asked = (
+        "accelerator" if transport in ("nccl", "accelerator") else "auto" if transport in (None, "auto") else "shm"
+    )
     operation = None if reduction is None else ReduceOp[reduction.upper()]
     actors = tuple(handle._actor_id.hex() for handle in handles)
-    return Group(identity, kind, reduction, actors, accelerator, communicator, operation)
+    return Group(identity, kind, reduction, actors, asked, communicator, operation)

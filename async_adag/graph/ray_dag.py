@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import heapq
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from ray.actor import ActorHandle
@@ -44,13 +46,16 @@ class RayGraph:
     handles: tuple[ActorHandle, ...]
 
 
-def read_dag(root: object, default_communicator: Any = CREATE) -> RayGraph:
-    """Read the DAG that ends in ``root``.
+def read_dag(
+    root: object, default_communicator: Any = CREATE, over_nccl: Mapping[int, Any] = MappingProxyType({})
+) -> RayGraph:
+    """Read the DAG that ends in ``root``. Deterministic: operations have the same numbers each time.
 
     Args:
         root: the node that ends it.
         default_communicator: carries what asks for accelerator transport and names no communicator: one of the
             user's; None where there is to be none; "create".
+        over_nccl: the operations that NCCL is to do, by number, and by what.
 
     Raises:
         GraphError: it is no DAG of actor methods that can be compiled; names the node and the remedy.
@@ -65,7 +70,7 @@ def read_dag(root: object, default_communicator: Any = CREATE) -> RayGraph:
         raise GraphError("a MultiOutputNode can only be the end of a DAG: name its nodes one by one")
     nodes = _component(root)
     unordered = [node for node in nodes if _is_call(node)]
-    operations = _Operations(unordered, default_communicator)
+    operations = _Operations(unordered, default_communicator, over_nccl)
     calls = _ordered(unordered, operations)
     if not calls:
         raise GraphError("the DAG has no actor method: bind one to its input")
@@ -102,20 +107,42 @@ def _node(
     parts = operations.parts(call)
     contributions = [reader.sources(part)[0] for part in parts]
     rank = parts.index(call)
-    collective = Collective(group.kind, group.reduction, rank, len(parts), group.communicator, group.operation)
+    collective = Collective(
+        group.kind,
+        group.reduction,
+        rank,
+        len(parts),
+        group.communicator,
+        group.operation,
+        group.number,
+        group.transport,
+    )
     args = contributions[rank] if group.communicator is not None else tuple(itertools.chain(*contributions))
     results = len(contributions[rank])
     transports = _transports(call, results, default, actors)
-    if group.accelerator:
-        transports = (TensorTransport("accelerator"),) * results
+    if group.transport == "accelerator" and not transports:
+        transports = (TensorTransport("auto"),) * results  # they are on the GPU where the contributions are
     return Node(number, actor, str(group), args, (), results, transports, collective)
+
+
+def _by_nccl(group: Group, communicator: Any) -> Group:
+    """The operation, done by NCCL if this is what is to do it, and not None."""
+    if communicator is None:
+        return group
+    return replace(group, communicator=communicator, operation=group.reduction, by="NCCL")
 
 
 class _Operations:
     """The collective operations of a DAG, and the nodes that are their parts."""
 
-    def __init__(self, calls: list[ClassMethodNode], default: Any) -> None:
-        self._groups = {id(call): group for call in calls if (group := group_of(call, default)) is not None}
+    def __init__(self, calls: list[ClassMethodNode], default: Any, over_nccl: Mapping[int, Any]) -> None:
+        self._groups: dict[int, Group] = {}
+        numbers: dict[int, int] = {}
+        for call in calls:
+            group = group_of(call, default)
+            if group is not None:
+                number = numbers.setdefault(id(group.identity), len(numbers))
+                self._groups[id(call)] = _by_nccl(replace(group, number=number), over_nccl.get(number))
         self._parts: dict[int, list[ClassMethodNode]] = {}
         for call in calls:
             if id(call) in self._groups:
@@ -139,7 +166,7 @@ class _Operations:
         return [call] if group is None else self._parts[id(group.identity)]
 
     def meeting(self) -> list[list[ClassMethodNode]]:
-        """The parts of each operation in which the actors wait for one another: those of users' communicators."""
+        """The parts of each operation in which the actors wait for one another: those of communicators."""
         return [parts for parts in self._parts.values() if self.announced(parts[0]) is not None]
 
     def announced(self, call: ClassMethodNode) -> object:

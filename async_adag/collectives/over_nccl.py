@@ -1,0 +1,111 @@
+"""Collective operations between GPUs: what `part` has NCCL do, for arrays wherever they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from async_adag.gpu.crossing import Crossing, cuda_crossing
+from async_adag.gpu.interface import Span, Stream
+
+
+class OutOfStep(Exception):
+    """A rank could not do its part of an operation in which the others wait for it: the graph cannot go on."""
+
+
+class Group(Protocol):
+    """What operations are issued to: `gpu.nccl_group.NcclGroup`, which says what each call does."""
+
+    def initialize(self, rank: int) -> None: ...
+    def check_type(self, dtype: str, reduction: str) -> None: ...
+    def allreduce(self, source: Span, into: Span, dtype: str, reduction: str, stream: Stream) -> None: ...
+    def allgather(self, source: Span, into: Span, stream: Stream) -> None: ...
+    def reducescatter(self, source: Span, into: Span, dtype: str, reduction: str, stream: Stream) -> None: ...
+    def check(self) -> None: ...
+    def destroy(self) -> None: ...
+
+
+class OverNccl:
+    """The communicator of operations over NCCL. Pickled before it is initialized.
+
+    Contributions are arrays on the actor's GPU or in the host's memory, at each rank as it likes. The result is
+    where the contribution was. On the GPU nothing is waited for.
+    """
+
+    def __init__(self, group: Group, make_crossing: Callable[[], Crossing] = cuda_crossing) -> None:
+        """One that is not initialized.
+
+        Args:
+            group: what operations are issued to.
+            make_crossing: called in the actor; how its arrays are found.
+        """
+        self._group = group
+        self._make_crossing = make_crossing
+        self._crossing: Crossing | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return OverNccl, (self._group, self._make_crossing)
+
+    def initialize(self, rank: int) -> None:
+        """Meet the other ranks. Blocks.
+
+        Raises:
+            DeviceError: they cannot meet, or there is no device.
+        """
+        self._crossing = self._make_crossing()
+        self._group.initialize(rank)
+
+    def run(
+        self, kind: str, reduction: str | None, values: Sequence[Any], room: Callable[[Any], Any]
+    ) -> list[Any]:
+        """Do an operation with each of these arrays, at all ranks alike.
+
+        Args:
+            kind: "allreduce", "allgather", "reducescatter".
+            reduction: one of `model.REDUCTIONS`, if anything is reduced.
+            values: this rank's contributions, which were checked against the others'.
+            room: makes an array for the result of one.
+
+        Raises:
+            TypeError: NCCL cannot do that with this type; raised at all ranks, before anything is issued.
+            OutOfStep: this rank could not.
+        """
+        for value in values:
+            self._check_type(kind, reduction, value)
+        try:
+            return [self._one(kind, reduction, value, room) for value in values]
+        except Exception as error:
+            raise OutOfStep(f"{type(error).__name__}: {error}") from error
+
+    def _check_type(self, kind: str, reduction: str | None, value: Any) -> None:
+        if getattr(value.dtype, "hasobject", False):
+            raise TypeError(f"{kind} over NCCL takes numbers, not {value.dtype}: bind it with transport='shm'")
+        if reduction is not None:
+            self._group.check_type(_name(value.dtype), reduction)
+
+    def _one(self, kind: str, reduction: str | None, value: Any, room: Callable[[Any], Any]) -> Any:
+        assert self._crossing is not None
+        self._crossing.enter()
+        self._group.check()
+        result = room(value)
+        with self._crossing.across(value, result) as (source, into, stream):
+            if kind == "allgather":
+                self._group.allgather(source, into, stream)
+            else:
+                operation = getattr(self._group, kind)
+                operation(source, into, _name(value.dtype), reduction, stream)
+        self._group.check()  # what was waited for may have ended because it was aborted
+        return result
+
+    def destroy(self) -> None:
+        """Let go of everything; what is under way is given a moment, then aborted. Again is harmless; any thread."""
+        if self._crossing is not None:
+            self._crossing.close()
+        self._group.destroy()
+        if self._crossing is not None:
+            self._crossing.close()
+
+
+def _name(dtype: Any) -> str:
+    """A type, as both libraries name it. In another byte order it has no such name."""
+    return str(dtype).removeprefix("torch.")
