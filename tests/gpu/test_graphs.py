@@ -214,7 +214,7 @@ async def test_memory_is_flat(kind, actors, figures):
 
 @each_kind
 async def test_round_trips(kind, actors, figures):
-    """No target but the figures: a tensor of the first actor's, taken by the second, which does not wait for it."""
+    """Figures: a tensor of the first actor's is taken by the second, which does not wait for it."""
     writer, reader, _ = actors
     for label, count in LATENCY_SIZES.items():
         described = Tensor((count,))

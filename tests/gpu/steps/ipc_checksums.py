@@ -1,9 +1,9 @@
 """10,000 messages between two processes on one GPU, eight in flight, every byte of them compared on the device.
 
 Half of the time the reader keeps what it got for a while, and now and then its device falls behind, so that slots
-are waited for, leases run out and the receiver copies. Three kinds of hand-over: memory that readers use where it is,
-memory that is copied once, and arrays of cupy in our pool, where small ones are copied. The control checks every
-hundredth message as another one: all of those must be found.
+are waited for, leases run out and the receiver copies. Three kinds of hand-over: memory that readers use where it
+is, memory that is copied once, and arrays of cupy in our pool, where small ones are copied. The control checks
+every hundredth message as another one: all of those must be found.
 """
 
 from __future__ import annotations

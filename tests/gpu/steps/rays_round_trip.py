@@ -1,7 +1,7 @@
 """Round trips of Ray's own compiled graph, for comparison: two actors on one GPU, a tensor from one to the other.
 
-Ray's NCCL channel takes no two actors on one GPU, so the tensor goes by Ray's shared-memory channel, through the host.
-A Ray and actors of its own, so that nothing of it is left when it is measured, or does not get on.
+Ray's NCCL channel takes no two actors on one GPU, so the tensor goes by Ray's shared-memory channel, through the
+host. A Ray and actors of its own, so that nothing of it is left when it is measured, or does not get on.
 """
 
 from __future__ import annotations
