@@ -17,6 +17,8 @@ from tests.gpu.tensors import build, on_the_cpu, tell
 IPC, NCCL = "ipc", "nccl"
 KINDS = (IPC, NCCL)
 SHARE = 0.1  # of the GPU, for each actor
+LATENCY_SIZES = {"4 B": 1, "1 MiB": 1 << 18, "64 MiB": 1 << 24}  # elements of four bytes
+CALLS, WARM = 200, 30
 
 
 @ray.remote(num_cpus=0, num_gpus=SHARE)
@@ -72,6 +74,11 @@ class GpuWorker:
 
     def pid(self) -> int:
         return os.getpid()
+
+
+def calls_for(count: int) -> int:
+    """How many round trips to measure with so many elements."""
+    return CALLS if count < 1 << 20 else CALLS // 4
 
 
 def make_actor(rank: int, library: str) -> Any:

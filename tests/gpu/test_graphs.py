@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ import ray
 from ray.dag import InputNode, MultiOutputNode
 
 import async_adag
-from tests.gpu.graphs import KINDS, compile_gpu, make_actor, on_the_device
+from tests.gpu.graphs import KINDS, LATENCY_SIZES, WARM, calls_for, compile_gpu, make_actor, on_the_device
 from tests.gpu.tensors import Tensor
 
 pytestmark = pytest.mark.timeout(100)
@@ -42,10 +42,7 @@ OF_TORCH = [
     Tensor((33, 9), "bfloat16", layout="transposed"),
     [Tensor((3,), "float8_e5m2"), Tensor((3,), "bfloat16"), Tensor((3,), "complex64")],
 ]
-LATENCY_SIZES = {"4 B": 1, "1 MiB": 1 << 18, "64 MiB": 1 << 24}
-CALLS, RAYS_CALLS, WARM = 200, 50, 30
 EXECUTIONS = 300
-MAKERS = Callable[[int], list[Any]]
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +82,11 @@ def actors(outcome, need, request, pools) -> list[Any]:
     if library not in pools:
         pools[library] = [make_actor(rank, library) for rank in range(3)]
     return pools[library]
+
+
+def test_rays_own_graph(step):
+    """For comparison, and first, as its Ray wants the GPU for itself."""
+    assert step("rays_round_trip", "torch", "ray", timeout=60)["sizes"] == list(LATENCY_SIZES)
 
 
 def edge_of_two(writer: Any, reader: Any) -> Any:
@@ -212,55 +214,20 @@ async def test_memory_is_flat(kind, actors, figures):
 
 @each_kind
 async def test_round_trips(kind, actors, figures):
-    """Figures only: a tensor of the first actor's, taken by the second, which does not wait for it."""
+    """Figures: a tensor of the first actor's is taken by the second, which does not wait for it."""
     writer, reader, _ = actors
     for label, count in LATENCY_SIZES.items():
         described = Tensor((count,))
-        with compile_gpu(edge_to_touch(writer, reader), kind) as compiled:
+        with InputNode() as given:
+            dag = reader.touch.bind(on_the_device(writer.make.bind(given)))
+        with compile_gpu(dag, kind) as compiled:
             taken = []
-            for number in range(WARM + CALLS):
+            for number in range(WARM + calls_for(count)):
                 begin = time.perf_counter()
                 assert await compiled(described) == 1
                 if number >= WARM:
                     taken.append(time.perf_counter() - begin)
         figures.latencies(f"round trip, {label}, {kind}", taken)
-
-
-async def test_round_trips_of_rays_own(gpu_cluster, outcome, need, figures):
-    """The same by Ray's own graph, whose NCCL channel takes no two actors on one GPU: by shared memory."""
-    need("torch")
-    writer, reader = pair = [make_actor(rank, "torch") for rank in (4, 5)]
-    try:
-        for label, count in LATENCY_SIZES.items():
-            try:
-                figures.latencies(f"round trip, {label}, Ray", rays_own(writer, reader, Tensor((count,))))
-            except Exception as error:
-                figures.add(
-                    f"round trip, {label}, Ray", not_measured=f"{type(error).__name__}: {error}".split("\n")[0]
-                )
-                break
-    finally:
-        for actor in pair:
-            ray.kill(actor)
-
-
-def edge_to_touch(writer: Any, reader: Any) -> Any:
-    with InputNode() as described:
-        return reader.touch.bind(on_the_device(writer.make.bind(described)))
-
-
-def rays_own(writer: Any, reader: Any, described: Tensor) -> list[float]:
-    with InputNode() as given:
-        dag = reader.touch.bind(writer.make.bind(given))
-    compiled = dag.experimental_compile(_buffer_size_bytes=128 << 20)
-    taken = []
-    for number in range(WARM + RAYS_CALLS):
-        begin = time.perf_counter()
-        ray.get(compiled.execute(described), timeout=5)
-        if number >= WARM:
-            taken.append(time.perf_counter() - begin)
-    compiled.teardown()
-    return taken
 
 
 @each_kind
