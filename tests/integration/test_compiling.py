@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 
+import numpy as np
 import pytest
 import ray
 from ray.dag import InputNode, MultiOutputNode
@@ -164,7 +165,7 @@ def test_tensor_transports(workers, asked, understood):
             async_adag.compile(dag)
     with async_adag.compile(dag, **options) as compiled:
         assert [node.transports for node in compiled._engine.plan.graph.nodes] == [(understood,), ()]
-        assert compiled.execute(1).get() == 2
+        assert compiled.execute(np.arange(2)).get().tolist() == [1, 2]
 
 
 def test_an_input_by_accelerator(worker):
