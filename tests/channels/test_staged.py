@@ -5,6 +5,7 @@ The GPU's arrays are those of a class that says so; their memory is the host's.
 
 from __future__ import annotations
 
+import pickle
 import sys
 from types import SimpleNamespace
 
@@ -14,7 +15,7 @@ import pytest
 from async_adag.actor.staged import StagedReader, StagedWriter
 from async_adag.channels.host_tensors import bytes_of, rebuild
 from async_adag.channels.interface import STOP, Failure
-from async_adag.channels.tensors import Header, Parcel
+from async_adag.channels.tensors import Header, Parcel, put_back
 
 
 class OnTheGpu(np.ndarray):
@@ -117,9 +118,6 @@ def test_torch_tensors_of_a_gpu_arrive_in_the_cpus_memory():
     ]
     headers = [Header("torch", str(t.dtype).removeprefix("torch."), tuple(t.shape), "cuda") for t in tensors]
     headers.append(Header("torch", "int8", (0, 2), "cuda"))
-    import pickle
-
-    from async_adag.channels.tensors import put_back
 
     class Part:
         def __init__(self, number):
@@ -169,3 +167,13 @@ def test_what_holds_no_tensor_is_read_as_ever(ring, value):
     send(ring.writer, value)
     assert type(StagedReader(ring.reader, placer).read()) is type(value)
     assert placer.placed == []
+
+
+def test_memory_is_given_back_when_the_frame_cannot_be_made(writer, ring, fetcher, monkeypatch):
+    def refuse(value):
+        raise TypeError("no frame")
+
+    monkeypatch.setattr(ring.writer, "encode", refuse)
+    with pytest.raises(TypeError, match="no frame"):
+        writer.encode(on_the_gpu([1]))
+    assert fetcher.lent == []
