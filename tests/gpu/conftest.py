@@ -132,7 +132,9 @@ def pools(gpu_cluster) -> Iterator[dict[str, list[Any]]]:
 @pytest.fixture
 def actors(outcome, need, request, pools) -> list[Any]:
     """Three actors that share the GPU; of the library that the test names, or torch."""
-    library = request.node.callspec.params.get("library", "torch")
+    library = (
+        request.node.callspec.params.get("library", "torch") if hasattr(request.node, "callspec") else "torch"
+    )
     if library == "torch":
         need("torch")
     if library not in pools:

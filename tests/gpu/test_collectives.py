@@ -88,14 +88,17 @@ async def test_averages_and_products(library, actors):
 
 
 async def test_numbers_of_eight_bits(actors):
-    """Sums that 4 significant bits hold, and those that they do not: NCCL rounds as it likes."""
-    with compile_gpu(graph(actors[:2], allreduce, op="max"), NCCL) as compiled:
-        with compile_gpu(graph(actors[:2], allgather), NCCL) as gathering:
-            for dtype in ("float8_e4m3fn", "float8_e5m2"):
-                described = Tensor((1024,), dtype)
-                (_, _, _, got), _ = await compiled(described)
-                (_, _, _, both), _ = await gathering(described)
-                np.testing.assert_array_equal(got, np.maximum(both[:1024], both[1024:]))
+    """The greater of two needs no rounding; what both are is gathered."""
+    workers = actors[:2]
+    with (
+        compile_gpu(graph(workers, allreduce, op="max"), NCCL) as compiled,
+        compile_gpu(graph(workers, allgather), NCCL) as gathering,
+    ):
+        for dtype in ("float8_e4m3fn", "float8_e5m2"):
+            described = Tensor((1024,), dtype)
+            (_, _, _, got), _ = await compiled(described)
+            (_, _, _, both), _ = await gathering(described)
+            np.testing.assert_array_equal(got, np.maximum(both[:1024], both[1024:]))
 
 
 @each_library
@@ -170,9 +173,7 @@ async def test_eight_in_flight_with_failed_contributions(library, actors):
     workers = actors
     with compile_gpu(graph(workers, allreduce), NCCL, max_inflight=8) as compiled:
         items = [Tensor((50_000 + n,), seed=-1 if n % 7 == 3 else n) for n in range(EXECUTIONS)]
-        futures = []
-        for item in items:
-            futures.append(await compiled.execute_async(item))
+        futures = [await compiled.execute_async(item) for item in items]
         for item, future in zip(items, futures, strict=True):
             if item.seed < 0:
                 with pytest.raises(ValueError, match="as it was told to"):
