@@ -57,9 +57,10 @@ class HostNccl:
     def NcclCommunicator(self, size: int, identity: tuple[int, ...], rank: int) -> HostCommunicator:  # noqa: N802
         assert identity == (1,) * 128
         assert size == len(self.issued)
-        self.made.append(HostCommunicator(self, rank))
+        made = HostCommunicator(self, rank)
+        self.made.append(made)
         self.barrier.wait()
-        return self.made[-1]
+        return made
 
 
 class HostCommunicator:

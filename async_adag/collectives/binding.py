@@ -21,15 +21,18 @@ class _Allreduce:
         """Bind it to one node of each actor, or to several lists of them, for several tensors of each actor.
 
         Args:
-            inputs: nodes that give numpy arrays or torch CPU tensors, of the same shape and type at all actors.
+            inputs: nodes that give arrays of numpy or cupy, or torch tensors, of the same shape and type at all
+                actors.
             op: "sum", "product", "max", "min", "avg" (of floating-point or complex numbers only), or Ray's
                 ``ReduceOp``.
-            transport: None, "auto" or "shm" for shared memory; "nccl" or "accelerator" for a GPU; or a
-                ``Communicator`` of yours, with the same actors, which is then called.
+            transport: "shm" for shared memory; "nccl" or "accelerator" for NCCL, which takes actors that have a
+                GPU each (else compiling raises ``GpuUnavailable``); None or "auto" for NCCL where that can be, and
+                shared memory otherwise; or a ``Communicator`` of yours, with the same actors, which is then called.
 
         Returns:
-            Nodes of the results, one for each actor, in the shape of ``inputs``. The results are bitwise the same
-            at all actors: each reduces in the order of the ranks.
+            Nodes of the results, one for each actor, in the shape of ``inputs``: arrays of the same library, where
+            the contribution was. Through shared memory they are bitwise the same at all actors, as each reduces in
+            the order of the ranks; NCCL has orders of its own.
 
         Raises:
             GraphError: not one node of each actor, or an unknown ``op`` or ``transport``.

@@ -98,7 +98,7 @@ class OverNccl:
         return result
 
     def destroy(self) -> None:
-        """Let go of everything; what is under way has a moment, then is aborted. Again is harmless; any thread."""
+        """Let go of everything; what is under way has a moment, and is aborted. Any thread; again is harmless."""
         if self._crossing is not None:
             self._crossing.close()
         self._group.destroy()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,53 @@ def figures(outcome) -> Figures:
     made = Figures()
     outcome.figures = made.rows
     return made
+
+
+@pytest.fixture(scope="module")
+def gpu_cluster(need) -> Iterator[None]:
+    """A Ray of this module's own, which has the GPU."""
+    need("device", "ray")
+    import ray
+
+    if ray.is_initialized():
+        pytest.skip("a Ray without the GPU runs in this process: run tests/gpu by itself")
+    ray.init(
+        address="local",
+        num_cpus=2,
+        num_gpus=1,
+        namespace="gpu-tests",
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="error",
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def pools(gpu_cluster) -> Iterator[dict[str, list[Any]]]:
+    """Three actors for each library that a test asks for, shared by the tests."""
+    import ray
+
+    made: dict[str, list[Any]] = {}
+    yield made
+    for actor in [actor for pool in made.values() for actor in pool]:
+        ray.kill(actor)
+
+
+@pytest.fixture
+def actors(outcome, need, request, pools) -> list[Any]:
+    """Three actors that share the GPU; of the library that the test names, or torch."""
+    library = (
+        request.node.callspec.params.get("library", "torch") if hasattr(request.node, "callspec") else "torch"
+    )
+    if library == "torch":
+        need("torch")
+    if library not in pools:
+        from tests.gpu.graphs import make_actor
+
+        pools[library] = [make_actor(rank, library) for rank in range(3)]
+    return pools[library]
 
 
 @pytest.hookimpl(wrapper=True)

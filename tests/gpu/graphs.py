@@ -47,6 +47,23 @@ class GpuWorker:
             raise ValueError("as it was told to")
         return build(described, self.library)
 
+    def contribute(self, described: Any, rank: int, where: str = "device") -> Any:
+        """What a rank contributes: a tensor, with its rank added to the seed; a negative seed fails at rank 1."""
+        if described.seed < 0 and rank == 1:
+            raise ValueError("as it was told to")
+        made = build(replace(described, seed=described.seed + rank), self.library)
+        if where == "device":
+            return made
+        return made.cpu() if self.library == "torch" else made.get()
+
+    def numbers(self, tensor: Any) -> tuple[str, str, str, Any]:
+        """Its library, where it is, its type, and its numbers as numpy's float64."""
+        library = type(tensor).__module__.partition(".")[0]
+        if library == "torch":
+            return library, tensor.device.type, str(tensor.dtype), tensor.detach().cpu().double().numpy()
+        array = tensor.get() if library == "cupy" else tensor
+        return library, "cuda" if library == "cupy" else "cpu", str(tensor.dtype), array.astype("f8")
+
     def add(self, tensor: Any, amount: int = 1) -> Any:
         return tensor + amount
 

@@ -6,11 +6,9 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import ray
 from ray.dag import InputNode, MultiOutputNode
 
 import async_adag
@@ -43,45 +41,6 @@ OF_TORCH = [
     [Tensor((3,), "float8_e5m2"), Tensor((3,), "bfloat16"), Tensor((3,), "complex64")],
 ]
 EXECUTIONS = 300
-
-
-@pytest.fixture(scope="module")
-def gpu_cluster(need) -> Iterator[None]:
-    """A Ray of this module's own, which has the GPU."""
-    need("device", "ray")
-    if ray.is_initialized():
-        pytest.skip("a Ray without the GPU runs in this process: run tests/gpu by itself")
-    ray.init(
-        address="local",
-        num_cpus=2,
-        num_gpus=1,
-        namespace="gpu-tests",
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="error",
-    )
-    yield
-    ray.shutdown()
-
-
-@pytest.fixture(scope="module")
-def pools(gpu_cluster) -> Iterator[dict[str, list[Any]]]:
-    """Three actors for each library that a test asks for, shared by the tests."""
-    made: dict[str, list[Any]] = {}
-    yield made
-    for actor in [actor for pool in made.values() for actor in pool]:
-        ray.kill(actor)
-
-
-@pytest.fixture
-def actors(outcome, need, request, pools) -> list[Any]:
-    """Three actors that share the GPU; of the library that the test names, or torch."""
-    library = request.node.callspec.params.get("library", "torch")
-    if library == "torch":
-        need("torch")
-    if library not in pools:
-        pools[library] = [make_actor(rank, library) for rank in range(3)]
-    return pools[library]
 
 
 def test_rays_own_graph(step):

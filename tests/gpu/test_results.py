@@ -12,9 +12,8 @@ from ray.dag import InputNode, MultiOutputNode
 
 from tests.gpu.graphs import IPC, compile_gpu, make_actor, on_the_device
 from tests.gpu.tensors import Tensor, tell
-from tests.gpu.test_graphs import OF_TORCH, PLAIN, gpu_cluster
+from tests.gpu.test_graphs import OF_TORCH, PLAIN
 
-__all__ = ["gpu_cluster"]
 pytestmark = pytest.mark.timeout(60)
 
 

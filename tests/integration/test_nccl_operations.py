@@ -93,9 +93,7 @@ async def test_every_operation(workers, gpus, exchange, transport):
 async def test_eight_in_flight_and_failed_contributions(workers, gpus):
     with InputNode() as x:
         sums = allreduce.bind([contribute(workers, x), contribute(workers, x, "float32")])
-        dag = MultiOutputNode(
-            [worker.join.bind(*pair) for worker, pair in zip(workers, zip(*sums, strict=True), strict=True)]
-        )
+        dag = MultiOutputNode([worker.join.bind(*pair) for worker, pair in zip(workers, sums, strict=True)])
     async with async_adag.compile(dag, max_inflight=8) as compiled:
         futures = [await compiled.execute_async(value if value % 5 else -1) for value in range(40)]
         for value, future in enumerate(futures):
@@ -142,6 +140,7 @@ async def test_where_nccl_cannot_go_it_is_shared_memory_unless_it_was_demanded(w
     gpus(lambda actor: "GPU-1")
     with InputNode() as x:
         dag = MultiOutputNode(allreduce.bind(contribute(workers, x)))
+    with InputNode() as x:
         demanding = MultiOutputNode(allreduce.bind(contribute(workers, x), transport="accelerator"))
     with pytest.raises(GpuUnavailable, match=r"allreduce\(sum\) on Worker\(\w+\).* are on one GPU"):
         async_adag.compile(demanding)

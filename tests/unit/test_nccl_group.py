@@ -57,7 +57,7 @@ def call(kind, reduction, rank, over, values):
 
 
 def numbers(dtype, shape=(6, 2)):
-    return [(np.arange(np.prod(shape)).reshape(shape) % 5 + rank + 1).astype(dtype) for rank in range(SIZE)]
+    return [np.asarray(np.arange(np.prod(shape)).reshape(shape) % 5 + rank + 1, dtype) for rank in range(SIZE)]
 
 
 @pytest.mark.parametrize("dtype", TYPES)
