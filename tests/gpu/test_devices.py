@@ -11,7 +11,7 @@ from ray.dag import InputNode
 import async_adag
 from tests.gpu.graphs import KINDS, compile_gpu
 from tests.gpu.tensors import Tensor, tell
-from tests.gpu.test_graphs import OF_TORCH, PLAIN, actors, gpu_cluster, pools  # noqa: F401 - fixtures
+from tests.gpu.test_graphs import OF_TORCH, PLAIN
 
 pytestmark = pytest.mark.timeout(100)
 each_kind = pytest.mark.parametrize("kind", KINDS)
