@@ -30,7 +30,7 @@ def edge(writer: Any, method: str, reader: Any, transport: str, device: str, rea
 
 @each_library
 @each_transport
-async def test_from_a_gpu_to_the_cpu(transport, library, actors):  # noqa: F811
+async def test_from_a_gpu_to_the_cpu(transport, library, actors):
     writer, reader, _ = actors
     with async_adag.compile(edge(writer, "make", reader, transport, "cpu")) as compiled:
         for described in PLAIN + (OF_TORCH if library == "torch" else []):
@@ -38,7 +38,7 @@ async def test_from_a_gpu_to_the_cpu(transport, library, actors):  # noqa: F811
 
 
 @each_library
-async def test_from_a_gpu_to_a_driver_that_needs_none(library, actors):  # noqa: F811
+async def test_from_a_gpu_to_a_driver_that_needs_none(library, actors):
     writer, *_ = actors
     with InputNode() as described:
         dag = writer.make.bind(described).with_tensor_transport("auto", device="cpu")
@@ -51,14 +51,14 @@ async def test_from_a_gpu_to_a_driver_that_needs_none(library, actors):  # noqa:
 
 @each_transport
 @pytest.mark.parametrize("overlap", [True, False])
-async def test_from_the_cpu_to_a_gpu(transport, overlap, actors):  # noqa: F811
+async def test_from_the_cpu_to_a_gpu(transport, overlap, actors):
     writer, reader, _ = actors
     with async_adag.compile(edge(writer, "make_on_cpu", reader, transport, "gpu"), overlap=overlap) as compiled:
         for described in PLAIN + OF_TORCH:
             assert await compiled(described) == await reader.tell_made.remote(described), described
 
 
-async def test_from_gpu_to_gpu_by_shared_memory(actors):  # noqa: F811
+async def test_from_gpu_to_gpu_by_shared_memory(actors):
     writer, reader, _ = actors
     with async_adag.compile(edge(writer, "make", reader, "shm", "cuda")) as compiled:
         for described in PLAIN + OF_TORCH:
@@ -66,7 +66,7 @@ async def test_from_gpu_to_gpu_by_shared_memory(actors):  # noqa: F811
 
 
 @each_kind
-async def test_tensors_on_both_come_to_the_gpu(kind, actors):  # noqa: F811
+async def test_tensors_on_both_come_to_the_gpu(kind, actors):
     writer, reader, _ = actors
     with compile_gpu(edge(writer, "make_on_both", reader, "auto", "gpu"), kind) as compiled:
         for described in PLAIN + OF_TORCH:
@@ -74,14 +74,14 @@ async def test_tensors_on_both_come_to_the_gpu(kind, actors):  # noqa: F811
 
 
 @pytest.mark.parametrize("library", ["cupy"])
-async def test_numpy_arrays_stay_where_they_are(library, actors):  # noqa: F811
+async def test_numpy_arrays_stay_where_they_are(library, actors):
     writer, reader, _ = actors
     with async_adag.compile(edge(writer, "make_on_cpu", reader, "shm", "gpu")) as compiled:
         for described in PLAIN:
             assert await compiled(described) == await writer.tell_made_on_cpu.remote(described), described
 
 
-async def test_results_that_come_to_the_drivers_gpu(actors):  # noqa: F811
+async def test_results_that_come_to_the_drivers_gpu(actors):
     writer, *_ = actors
     with InputNode() as described:
         dag = writer.make_on_cpu.bind(described).with_tensor_transport("shm", device="gpu")
@@ -92,7 +92,7 @@ async def test_results_that_come_to_the_drivers_gpu(actors):  # noqa: F811
 
 
 @pytest.mark.parametrize(("method", "device"), [("make", "cpu"), ("make_on_cpu", "gpu"), ("make", "gpu")])
-async def test_eight_in_flight(method, device, actors, figures):  # noqa: F811
+async def test_eight_in_flight(method, device, actors, figures):
     writer, reader, _ = actors
     with async_adag.compile(edge(writer, method, reader, "shm", device, "total")) as compiled:
         items = [Tensor((97 * (1000 + number % 7),), seed=number) for number in range(EXECUTIONS)]
@@ -105,7 +105,7 @@ async def test_eight_in_flight(method, device, actors, figures):  # noqa: F811
 
 
 @pytest.mark.parametrize(("method", "device"), [("make", "cpu"), ("make_on_cpu", "gpu")])
-async def test_round_trips(method, device, actors, figures):  # noqa: F811
+async def test_round_trips(method, device, actors, figures):
     """No target but the figures."""
     writer, reader, _ = actors
     for label, count in {"4 B": 1, "1 MiB": 1 << 18, "64 MiB": 1 << 24}.items():
@@ -120,7 +120,7 @@ async def test_round_trips(method, device, actors, figures):  # noqa: F811
 
 
 @each_kind
-async def test_a_static_shape(kind, actors):  # noqa: F811
+async def test_a_static_shape(kind, actors):
     writer, reader, _ = actors
     with InputNode() as described:
         made = writer.make.bind(described).with_tensor_transport("accelerator", _static_shape=True)
@@ -134,7 +134,7 @@ async def test_a_static_shape(kind, actors):  # noqa: F811
 
 
 @each_kind
-async def test_a_direct_return(kind, actors):  # noqa: F811
+async def test_a_direct_return(kind, actors):
     writer, reader, _ = actors
     with InputNode() as described:
         made = writer.make.bind(described).with_tensor_transport("accelerator", _direct_return=True)
