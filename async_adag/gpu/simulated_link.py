@@ -222,7 +222,6 @@ class SimulatedLink:
         for work in queued:
             work.aborted = True
             work.seconds = 0.0
-            work.hold(0)
         queued.clear()
 
 
