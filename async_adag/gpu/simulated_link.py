@@ -227,7 +227,6 @@ class SimulatedLink:
         for work in queued:
             work.aborted = True
             work.seconds = 0.0
-            work.hold(0)
         queued.clear()
 
 

@@ -92,6 +92,17 @@ def test_one_shared_byte_is_a_race():
         pair.simulation.run()
 
 
+def test_bytes_remember_their_readers_when_their_neighbours_get_a_history_of_their_own():
+    pair = Pair()
+    other = pair.writer.stream()
+    look(pair.writer, pair.sending, pair.memory.span)
+    fill(pair.writer, pair.sending, Span(pair.memory.span.address, 10), 1)
+    pair.simulation.advance(10.0)
+    fill(pair.writer, other, Span(pair.memory.span.address + 10, 10), 2)
+    with pytest.raises(Race, match=r"bytes 10 to 20 .* after look #0"):
+        pair.simulation.run()
+
+
 def test_a_fault_that_is_swallowed_is_raised_again():
     pair = Pair()
     spare = pair.writer.allocate(SIZE)

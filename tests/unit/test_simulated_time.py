@@ -166,6 +166,22 @@ def test_transfers_of_one_link_come_one_after_the_other_in_their_order():
     assert pair.simulation.run() == 2.0
 
 
+def test_a_transfer_does_not_overtake_another_that_was_issued_before_it():
+    pair = Pair()
+    sender, receiver = pair.link()
+    first, second = (Span(pair.memory.span.address + at, 8) for at in (0, 8))
+    target = pair.reader.allocate(SIZE)
+    pair.writer.write(pair.memory.span, bytes(range(SIZE)))
+    late = pair.writer.stream()
+    busy(pair.writer, late, 5.0)
+    sender.send(first, late)
+    sender.send(second, pair.sending)
+    for at in (0, 8):
+        receiver.receive(Span(target.span.address + at, 8), pair.using)
+    pair.simulation.run()
+    assert pair.reader.peek(Span(target.span.address, 16)) == bytes(range(16))
+
+
 def test_a_stall_of_either_end_delays_both():
     for kind in ("send", "receive"):
         pair = Pair()
@@ -281,8 +297,9 @@ def test_work_left_undone_is_told_with_what_it_waits_for():
     assert not pair.simulation.faults
 
 
-def test_a_dead_process_leaves_its_peer_waiting_until_the_link_is_destroyed():
-    pair = Pair()
+@pytest.mark.parametrize("transfers_at_once", [None, 1])
+def test_a_dead_process_leaves_its_peer_waiting_until_the_link_is_destroyed(transfers_at_once):
+    pair = Pair(transfers_at_once=transfers_at_once)
     sender, receiver = pair.link()
     target = pair.reader.allocate(SIZE)
     sender.send(pair.memory.span, pair.sending)
@@ -295,6 +312,7 @@ def test_a_dead_process_leaves_its_peer_waiting_until_the_link_is_destroyed():
     receiver.destroy()
     receiver.destroy()
     pair.simulation.run()
+    assert not +pair.simulation.transfers
     assert seen == [b"\xee" * SIZE]  # nobody may take it for what was sent
     with pytest.raises(DeviceError, match="was destroyed"):
         receiver.receive(target.span, pair.using)
