@@ -227,7 +227,7 @@ def test_in_the_order_of_the_plan_no_order_of_hosts_deadlocks(graph, mode):
     def make() -> Run:
         return Run(graph, Simulation(), Random(0), executions=2, sizes=lambda node, execution: [8], **MODES[mode])
 
-    ended = outcomes(make, {2: 8, 3: 5}[len(graph.devices)])
+    ended = outcomes(make, {2: 8, 3: 4}[len(graph.devices)])
     assert len(ended) > 50
     assert all(ended)
 
