@@ -81,10 +81,22 @@ class Receiver(Protocol):
 
 @dataclass(slots=True)
 class Movers:
-    """What moves the tensors of an actor's channels, by channel."""
+    """What moves the tensors of an actor's channels, by channel.
+
+    Attributes:
+        senders: at the channels' writers.
+        receivers: at readers.
+        checks: for `check_peers`.
+    """
 
     senders: dict[int, Sender] = field(default_factory=dict)
     receivers: dict[int, Receiver] = field(default_factory=dict)
+    checks: list[Callable[[], None]] = field(default_factory=list)
+
+    def check_peers(self) -> None:
+        """Have streams go on that wait for processes that have ended; from any thread, also after `close`."""
+        for check in [*self.checks]:
+            check()
 
     def close(self) -> None:
         """Close each."""
