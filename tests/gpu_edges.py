@@ -6,6 +6,7 @@ Hosts are generators that yield at each step, so that a test decides who goes on
 from __future__ import annotations
 
 import contextlib
+import mmap
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from random import Random
 from typing import Any
 
 from async_adag.gpu import buffers
-from async_adag.gpu.acks import Acks, acks_size
+from async_adag.gpu.acks import Acks, Shared, acks_size
 from async_adag.gpu.interface import DeviceError, Span
 from async_adag.gpu.ipc import slots_for
 from async_adag.gpu.ipc_receiver import IpcReceiver
@@ -23,20 +24,23 @@ from async_adag.gpu.mappings import Mappings
 from async_adag.gpu.simulated import SimulatedDevice, Simulation
 
 
-class Page(bytearray):
-    """A page of acks, and what each writer of a word knew when it wrote it."""
+class Page(mmap.mmap):
+    """A page of acks, and what each host that wrote a word knew when it did so."""
+
+    def __new__(cls, size: int):
+        return super().__new__(cls, -1, size)
 
     def __init__(self, size: int) -> None:
-        super().__init__(size)
         self.told: dict[tuple[Any, ...], Any] = {}
+        self.writer_device: SimulatedDevice | None = None
         self.reader_devices: dict[int, SimulatedDevice] = {}
 
 
 class ToldAcks(Acks):
     """Acks in a simulation: whoever reads a word learns what its writer knew."""
 
-    def __init__(self, page: Page, reader: int, slots: int, device: SimulatedDevice) -> None:
-        super().__init__(page, reader, slots)
+    def __init__(self, shared: Shared, page: Page, reader: int, slots: int, device: SimulatedDevice) -> None:
+        super().__init__(shared, reader, slots)
         self._page = page
         self._told = page.told
         self._reader = reader
@@ -60,41 +64,53 @@ class ToldAcks(Acks):
         self._tell("state")
         Acks.state.fset(self, state)
 
-    @property
-    def writer_has_closed(self) -> bool:
-        self._hear("writer")
-        return super().writer_has_closed
-
-    def close_writer(self) -> None:
-        self._tell("writer")
-        super().close_writer()
-
-    def sign_in(self) -> None:
+    def sign_in_reader(self) -> None:
         self._page.reader_devices[self._reader] = self._device
+
+    def sign_in_writer(self) -> None:
+        self._page.writer_device = self._device
 
     @property
     def reader_is_gone(self) -> bool:
+        self._words[0]  # raises as the real one, where this end is closed
         return not self._page.reader_devices[self._reader].host.alive
 
-    def done_with(self, slot: int) -> int:
-        self._hear("slot", slot)
-        return super().done_with(slot)
+    @property
+    def writer_is_gone(self) -> bool:
+        self._words[0]
+        assert self._page.writer_device is not None
+        return not self._page.writer_device.host.alive
 
-    def set_done_with(self, slot: int, generation: int) -> None:
-        self._tell("slot", slot)
-        super().set_done_with(slot, generation)
+    def issued(self, slot: int) -> int:
+        self._hear("issued", slot)
+        return super().issued(slot)
+
+    def store_ack(self, stream: Any, slot: int, generation: int) -> None:
+        self._tell("issued", slot)
+        super().store_ack(stream, slot, generation)
+
+    def acked(self, slot: int) -> int:
+        return self._device_words.load(self._first + self._acked(slot))
 
 
 class SimulatedSender(IpcSender):
     SMALLEST = 4096
 
-    def _open_page(self, page, reader, slots):
-        return ToldAcks(page, reader, slots, self._device)
+    def __init__(self, device: SimulatedDevice, page: Page, *args: Any, **options: Any) -> None:
+        self.page = page
+        super().__init__(device, page, *args, **options)
+
+    def _open_part(self, reader, slots):
+        return ToldAcks(self._shared, self.page, reader, slots, self._device)
 
 
 class SimulatedReceiver(IpcReceiver):
-    def _open_page(self, page, reader, slots):
-        return ToldAcks(page, reader, slots, self._device)
+    def __init__(self, device: SimulatedDevice, page: Page, *args: Any, **options: Any) -> None:
+        self.page = page
+        super().__init__(device, page, *args, **options)
+
+    def _open_part(self, reader, slots):
+        return ToldAcks(self._shared, self.page, reader, slots, self._device)
 
 
 def wait_in_virtual_time(monkeypatch, simulation: Simulation) -> None:
@@ -469,7 +485,7 @@ class Run:
         self.stopped = True
 
     def close(self) -> None:
-        """Tear it down as processes do: receivers, senders, receivers; then drop what is kept, and again."""
+        """Tear it down as processes do: receivers, then senders; then drop what is kept, and again."""
         living = [process for process in self.processes if not process.dead]
         for process in living:
             for link in process.links if self.stopped else ():
@@ -487,9 +503,6 @@ class Run:
                 for sender in process.senders.values():
                     sender.close()
             for process in living:
-                for receiver in process.receivers.values():
-                    receiver.close()
-            for process in living:
                 process.kept.clear()
         if not self.simulation.settle():
             for process in living:
@@ -498,8 +511,8 @@ class Run:
                 process.pool.close()
 
     def belongings(self) -> list[str]:
-        """What is left of living processes, but where some wait for ever for what died with another."""
-        return [] if self.simulation.waiting() else self.simulation.belongings()
+        """What is left of living processes."""
+        return self.simulation.belongings()
 
 
 def know_all(device: SimulatedDevice) -> None:

@@ -40,7 +40,7 @@ class ManualDevice:
             self.open.add(stream)
             return stream
 
-    def event(self, *, shared: bool = False) -> ManualEvent:
+    def event(self) -> ManualEvent:
         event = ManualEvent(self)
         self.open.add(event)
         return event

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import mmap
 import pickle
 
 import pytest
 
 from async_adag.gpu.interface import Span
-from async_adag.gpu.simulated import Misuse, SimulatedDevice, SimulatedLink, SimulatedStream, Simulation
+from async_adag.gpu.simulated import (
+    Misuse,
+    SimulatedDevice,
+    SimulatedLink,
+    SimulatedStream,
+    SimulatedWords,
+    Simulation,
+)
 
 SIZE = 64
 
@@ -30,6 +38,12 @@ class Pair:
     def link(self, **options) -> tuple[SimulatedLink, SimulatedLink]:
         """Both ends of a link from the writer to the reader."""
         return join(self.simulation, self.writer, self.reader, **options)
+
+
+def words(pair: Pair) -> tuple[SimulatedWords, SimulatedWords]:
+    """Words of host memory, as the writer has them and as the reader does."""
+    page = mmap.mmap(-1, mmap.PAGESIZE)
+    return pair.writer.words(memoryview(page)), pair.reader.words(memoryview(page))
 
 
 def join(

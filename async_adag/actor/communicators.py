@@ -2,6 +2,9 @@
 
 A loop that waits inside one cannot be asked to end. So a thread watches whether the driver has let go of the
 graph, and then destroys the communicators under the loop's hands: that ends their calls, if they are made for it.
+
+In the same way a loop may wait, in a method, for a stream that waits for another process. Once the driver has let
+go of the graph, the thread looks again and again whether such processes have ended, and has the streams go on.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import logging
 import os
 import select
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from async_adag.graph.plan import Membership
@@ -17,13 +21,21 @@ from async_adag.graph.plan import Membership
 _log = logging.getLogger(__name__)
 
 _PATIENCE = 1.0  # seconds for the thread to end
+_PERIOD_MS = 100  # between two looks at whether peers live
 
 
 class Communicators:
-    """Those of one actor."""
+    """Those of one actor.
 
-    def __init__(self, memberships: tuple[Membership, ...]) -> None:
+    Args:
+        memberships: what it is a rank of.
+        check_peers: has streams go on that wait for processes that have ended; called by the thread, again and
+            again while the loop does not end (None: there are no such streams).
+    """
+
+    def __init__(self, memberships: tuple[Membership, ...], check_peers: Callable[[], None] | None = None) -> None:
         self._memberships = memberships
+        self._check_peers = check_peers
         self._started: list[Any] = []
         self._lock = threading.Lock()  # held while they are destroyed, by whichever thread comes first
         self._thread: threading.Thread | None = None
@@ -38,7 +50,7 @@ class Communicators:
         Raises:
             Exception: what ``initialize`` raised; those that it had initialized are destroyed.
         """
-        if not self._memberships:
+        if not self._memberships and self._check_peers is None:
             return
         try:
             for one in self._memberships:
@@ -76,6 +88,9 @@ class Communicators:
             self._destroy()
             for fd in sentinels:
                 poll.unregister(fd)
+            if self._check_peers is not None:
+                while not poll.poll(_PERIOD_MS):
+                    self._check_peers()
             poll.poll()
         os.close(closing)
 

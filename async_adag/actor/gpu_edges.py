@@ -5,7 +5,9 @@ Loaded only by an actor whose share has such an edge.
 
 from __future__ import annotations
 
+import atexit
 import threading
+import weakref
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -26,8 +28,17 @@ from async_adag.gpu.pool import Allocations, ExportablePool
 from async_adag.graph.plan import GpuMove
 from async_adag.protocol.frame import ChannelError
 
-_lingering: list[_Outgoing] = []
-"""Ends that were closed while readers still held what came from them; they are closed again later."""
+_lingering: list[_Outgoing | Incoming] = []
+"""Ends that were closed while others still held what came by them; they are closed again later."""
+
+_receivers: weakref.WeakSet[IpcReceiver] = weakref.WeakSet()
+
+
+@atexit.register
+def _give_up() -> None:
+    """Have all streams go on that wait for other processes: the device ends with this one, and waits for them."""
+    for receiver in [*_receivers]:
+        receiver.release()
 
 
 class _Gate:
@@ -154,6 +165,8 @@ class Incoming:
     def close(self) -> None:
         """See `moved.Receiver`."""
         self._receiver.close()
+        if isinstance(self._receiver, IpcReceiver) and not self._receiver.is_free and self not in _lingering:
+            _lingering.append(self)
 
 
 def make_gpu_movers(
@@ -195,9 +208,14 @@ def make_gpu_movers(
         if move.reader is None:
             sender = _sender(move, gate, page, links.get(number, ()), ring, overlap)
             movers.senders[number] = _Outgoing(move.edge, gate, sender)
+            if isinstance(sender, IpcSender):
+                movers.checks.append(sender.check_readers)
         else:
             receiver = _receiver(move, gate, page, links.get(number, ()), ring, overlap)
             movers.receivers[number] = Incoming(move.edge, gate, receiver)
+            if isinstance(receiver, IpcReceiver):
+                movers.checks.append(receiver.check_writer)
+                _receivers.add(receiver)
 
 
 def _sender(

@@ -181,8 +181,11 @@ def _start_loop(
     on_end: Callable[[str], None],
 ) -> asyncio.AbstractEventLoop | None:
     """Start the loop that fits the actor: a thread, or a task on the actor's event loop."""
-    communicators = Communicators(share.plan.communicators + _memberships(share))
     movers = Movers()
+    hands_over = any(move.by == "ipc" for move in share.plan.gpu_moves)
+    communicators = Communicators(
+        share.plan.communicators + _memberships(share), movers.check_peers if hands_over else None
+    )
 
     def end(broken: str) -> None:
         communicators.unwatch()

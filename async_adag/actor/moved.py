@@ -83,12 +83,26 @@ class Receiver(Protocol):
 
 @dataclass(slots=True)
 class Movers:
-    """What moves the tensors of an actor's channels, by channel, or brings them elsewhere on the way."""
+    """What moves the tensors of an actor's channels, by channel, or brings them elsewhere on the way.
+
+    Attributes:
+        senders: at the channels' writers.
+        receivers: at readers.
+        fetchers: at writers whose tensors come to the CPU's memory.
+        placers: at readers whose tensors come to a GPU.
+        checks: for `check_peers`.
+    """
 
     senders: dict[int, Sender] = field(default_factory=dict)
     receivers: dict[int, Receiver] = field(default_factory=dict)
     fetchers: dict[int, Fetcher] = field(default_factory=dict)
     placers: dict[int, Placer] = field(default_factory=dict)
+    checks: list[Callable[[], None]] = field(default_factory=list)
+
+    def check_peers(self) -> None:
+        """Have streams go on that wait for processes that have ended; from any thread, also after `close`."""
+        for check in [*self.checks]:
+            check()
 
     def close(self) -> None:
         """Close each."""

@@ -1,22 +1,28 @@
-"""The page of shared host memory by which the readers of an IPC edge tell its writer what they are done with.
+"""The page of shared host memory by which the two sides of an IPC edge tell one another how far they are.
 
-Each reader has a part of its own: a word that says how far it is with closing, and for each slot of the edge the
-generation it is done with and the handle of the event to wait for then. It also says which process that is. One
-word of it is written by the writer: whether it has closed its end.
+Each reader has a part of its own, in which the writer's device tells that reader what is ready, and the reader
+tells what it is done with. For each slot it has three words, each a generation of the slot:
 
-A reader records the event, then stores the generation; the writer sees the generation, then has its stream wait
-for the event. Storing or loading a word is a single aligned access. On x86 stores are seen in their order. On
-other processors they may not be, but the event is recorded by a call of the driver, which publishes it by means
-of its own; and a handle carries a checksum, so that one that is only half there is read again later.
+- *ready*, stored by the writer's stream behind what fills the slot; the reader's streams wait for it;
+- *issued*, stored by the reader's host once the store of the next word was issued;
+- *acked*, stored by the reader's stream behind its last use of the slot. The writer's host looks at it, and its
+  stream waits for it where it is early; never before the reader has issued it, which might take for ever.
+
+A part also says how far the reader is with closing, and which processes the reader and the writer are. Where one
+of the two has ended, or its device has failed, its stores will not come, and whoever waits for them is let go
+from a host (`let_reader_go`, `let_writer_go`).
+
+Storing or loading a word is a single aligned access. On x86 stores are seen in their order. On other processors
+they may not be, but a store is issued to a device by a call of the driver, which publishes it by means of its own.
 """
 
 from __future__ import annotations
 
 import os
-import zlib
+from contextlib import suppress
 from typing import Any
 
-from async_adag.gpu.interface import DeviceError
+from async_adag.gpu.interface import Device, Stream, Words
 
 OPEN = 0
 CLOSED = 1
@@ -24,11 +30,13 @@ CLOSED = 1
 HELD = 2
 """The reader has closed its end, and somebody there still refers to what has arrived."""
 
+LET_GO = 1 << 62
+"""More than any generation."""
+
 _WORD = 8
 _LINE = 64
-_HANDLE = 112  # bytes at most; CUDA's are 64
-_FIRST = 4  # the words of the reader's and the writer's state, and of who the reader is, come first
-_HANDLE_WORDS = 2 + _HANDLE // _WORD
+_FIRST = 5  # the words of the reader's state, and of who the reader and the writer are, come first
+_READER, _WRITER = 1, 3
 
 
 def acks_size(slots: int, readers: int) -> int:
@@ -38,28 +46,48 @@ def acks_size(slots: int, readers: int) -> int:
 
 def _part(slots: int) -> int:
     """The words of one reader's part: whole cache lines, so that no two readers write to one."""
-    words = _FIRST + slots + slots * _HANDLE_WORDS
     line = _LINE // _WORD
-    return -(-words // line) * line
+    return -(-(_FIRST + 3 * slots) // line) * line
+
+
+class Shared:
+    """The words of a page, as the streams of one process reach them.
+
+    Args:
+        device: where the streams are.
+        page: a writable buffer of `acks_size` bytes, at an address that is a multiple of the page size.
+
+    Raises:
+        DeviceError: the device cannot reach it.
+    """
+
+    def __init__(self, device: Device, page: Any) -> None:
+        self.memory = memoryview(page).cast("B")
+        self.words: Words = device.words(self.memory)
+
+    def close(self) -> None:
+        """Let go of them: nothing that was issued uses them any more. Again is harmless."""
+        self.words.close()
+        self.memory.release()
 
 
 class Acks:
     """One reader's part of the page, as it or the writer sees it."""
 
-    def __init__(self, page: Any, reader: int, slots: int) -> None:
+    def __init__(self, shared: Shared, reader: int, slots: int) -> None:
         """Look at a page.
 
         Args:
-            page: a writable buffer of at least `acks_size` bytes, at an address that is a multiple of 8.
+            shared: the page.
             reader: which of the readers, from 0.
             slots: how many the edge has.
         """
         part = _part(slots)
-        with memoryview(page) as view, view.cast("B") as octets:
-            if len(octets) < (reader + 1) * part * _WORD:
-                raise ValueError(f"{len(octets)} bytes are too few for {reader + 1} readers of {slots} slots")
-            self._bytes = octets[reader * part * _WORD : (reader + 1) * part * _WORD]
-        self._words = self._bytes.cast("Q")
+        self._first = reader * part
+        if shared.memory.nbytes < (self._first + part) * _WORD:
+            raise ValueError(f"{shared.memory.nbytes} bytes are too few for {reader + 1} readers of {slots} slots")
+        self._device_words = shared.words
+        self._words = shared.memory[self._first * _WORD : (self._first + part) * _WORD].cast("Q")
         self._slots = slots
 
     @property
@@ -71,65 +99,82 @@ class Acks:
     def state(self, state: int) -> None:
         self._words[0] = state
 
-    def sign_in(self) -> None:
+    def sign_in_reader(self) -> None:
         """Tell which process the reader is: this one."""
-        self._words[3] = _started(os.getpid())
-        self._words[2] = os.getpid()
+        self._sign_in(_READER)
+
+    def sign_in_writer(self) -> None:
+        """Tell which process the writer is: this one."""
+        self._sign_in(_WRITER)
 
     @property
     def reader_is_gone(self) -> bool:
         """Whether the reader's process has ended, or none has signed in."""
-        pid = self._words[2]
-        return pid == 0 or _started(pid) != self._words[3]
+        return self._is_gone(_READER)
 
     @property
-    def writer_has_closed(self) -> bool:
-        """Whether the writer looks at no event of the reader's any more."""
-        return self._words[1] != 0
+    def writer_is_gone(self) -> bool:
+        """Whether the writer's process has ended, or none has signed in."""
+        return self._is_gone(_WRITER)
 
-    def close_writer(self) -> None:
-        """The writer has closed its end."""
-        self._words[1] = 1
+    def issued(self, slot: int) -> int:
+        """The last generation of a slot whose ack the reader has issued; 0: none yet."""
+        return self._words[self._issued(slot)]
 
-    def done_with(self, slot: int) -> int:
-        """The last generation of a slot that the reader is done with; 0: none yet."""
-        return self._words[_FIRST + slot]
+    def acked(self, slot: int) -> int:
+        """The last generation of a slot that the reader's device is done with; 0: none yet."""
+        return self._words[self._acked(slot)]
 
-    def set_done_with(self, slot: int, generation: int) -> None:
-        """Tell the writer, which then waits for the event of the slot as it is recorded now."""
-        self._words[_FIRST + slot] = generation
+    def store_ready(self, stream: Stream, slot: int, generation: int) -> None:
+        """Have the writer's stream tell that it has filled a slot."""
+        self._device_words.store(stream, self._first + self._ready(slot), generation)
 
-    def set_event(self, slot: int, handle: bytes) -> None:
-        """Leave the handle of the event of a slot, before its first generation is told.
+    def wait_until_ready(self, stream: Stream, slot: int, generation: int) -> None:
+        """Have the reader's stream wait for that."""
+        self._device_words.wait(stream, self._first + self._ready(slot), generation)
 
-        Raises:
-            DeviceError: it is too long.
-        """
-        if len(handle) > _HANDLE:
-            raise DeviceError(f"the handle of an event has {len(handle)} bytes, more than {_HANDLE}")
-        at = self._at(slot)
-        start = (at + 2) * _WORD
-        self._bytes[start : start + len(handle)] = handle
-        self._words[at + 1] = zlib.crc32(handle)
-        self._words[at] = len(handle)
+    def store_ack(self, stream: Stream, slot: int, generation: int) -> None:
+        """Have the reader's stream tell that it is done with a slot, and tell the writer that it will."""
+        self._device_words.store(stream, self._first + self._acked(slot), generation)
+        self._words[self._issued(slot)] = generation
 
-    def event(self, slot: int) -> bytes | None:
-        """The handle of the event of a slot; None: it is not there as yet."""
-        at = self._at(slot)
-        length = self._words[at]
-        if not 0 < length <= _HANDLE:
-            return None
-        start = (at + 2) * _WORD
-        handle = bytes(self._bytes[start : start + length])
-        return handle if zlib.crc32(handle) == self._words[at + 1] else None
+    def wait_until_acked(self, stream: Stream, slot: int, generation: int) -> None:
+        """Have the writer's stream wait for that; it has been `issued`."""
+        self._device_words.wait(stream, self._first + self._acked(slot), generation)
+
+    def let_reader_go(self) -> None:
+        """Have the reader's streams go on, whatever they wait for. From any thread; harmless after `close`."""
+        self._let_go(self._ready)
+
+    def let_writer_go(self) -> None:
+        """Have the writer's stream go on, whatever it waits for here. As `let_reader_go`."""
+        self._let_go(self._acked)
 
     def close(self) -> None:
-        """Let go of the page; again is harmless."""
+        """Let go of this part; again is harmless."""
         self._words.release()
-        self._bytes.release()
 
-    def _at(self, slot: int) -> int:
-        return _FIRST + self._slots + slot * _HANDLE_WORDS
+    def _let_go(self, place: Any) -> None:
+        with suppress(ValueError):  # this end has been closed meanwhile, as nothing waits any more
+            for slot in range(self._slots):
+                self._words[place(slot)] = LET_GO
+
+    def _sign_in(self, at: int) -> None:
+        self._words[at + 1] = _started(os.getpid())
+        self._words[at] = os.getpid()
+
+    def _is_gone(self, at: int) -> bool:
+        pid = self._words[at]
+        return pid == 0 or _started(pid) != self._words[at + 1]
+
+    def _ready(self, slot: int) -> int:
+        return _FIRST + slot
+
+    def _issued(self, slot: int) -> int:
+        return _FIRST + self._slots + slot
+
+    def _acked(self, slot: int) -> int:
+        return _FIRST + 2 * self._slots + slot
 
 
 def _started(pid: int) -> int:

@@ -24,7 +24,7 @@ _NOT_SUPPORTED = 801
 _HOST_TO_DEVICE, _DEVICE_TO_HOST, _DEVICE_TO_DEVICE = 1, 2, 3
 _PORTABLE = 1
 _NON_BLOCKING = 1
-_BLOCKING_SYNC, _DISABLE_TIMING, _INTERPROCESS = 1, 2, 4
+_BLOCKING_SYNC, _DISABLE_TIMING = 1, 2
 _REGISTER_PORTABLE, _REGISTER_MAPPED = 1, 2
 
 _WHOLE_BLOCK = 2 << 20
@@ -137,14 +137,8 @@ class CudaDevice:
     def adopt(self, handle: int) -> CudaStream:
         return CudaStream(self, handle, owned=False)
 
-    def event(self, *, shared: bool = False) -> CudaEvent:
-        return CudaEvent(self, self._new_event(_DISABLE_TIMING | (_INTERPROCESS if shared else 0)))
-
-    def open_event(self, handle: bytes) -> CudaEvent:
-        try:
-            return CudaEvent(self, self.runtime.ipcOpenEventHandle(handle))
-        except self.error as error:
-            raise _failed("cudaIpcOpenEventHandle", error) from error
+    def event(self) -> CudaEvent:
+        return CudaEvent(self, self._new_event(_DISABLE_TIMING))
 
     def allocate(self, nbytes: int) -> CudaMemory:
         """See `interface.Device`. Takes whole blocks of 2 MiB, so that nothing else is shared along with it."""
@@ -280,13 +274,6 @@ class CudaEvent:
 
     def synchronize(self) -> None:
         self._device.wait_for(self.handle)
-
-    def export(self) -> bytes:
-        try:
-            handle: bytes = self._device.runtime.ipcGetEventHandle(self.handle)
-        except self._device.error as error:
-            raise _failed("cudaIpcGetEventHandle", error) from error
-        return handle
 
     def close(self) -> None:
         handle, self.handle = self.handle, 0

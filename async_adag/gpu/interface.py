@@ -54,12 +54,6 @@ class Event(Protocol):
             DeviceError: the device has failed.
         """
 
-    def export(self) -> bytes:
-        """What another process opens it by (`Device.open_event`), if it was made to be shared.
-
-        Whoever opens it waits for, or queries, what was recorded last before it did so.
-        """
-
     def close(self) -> None:
         """Let go of it; again is harmless."""
 
@@ -184,11 +178,8 @@ class Device(Protocol):
     def adopt(self, handle: int) -> Stream:
         """A stream of a library's (`Stream.handle`), which stays the library's."""
 
-    def event(self, *, shared: bool = False) -> Event:
-        """A new event; one that is shared may be exported."""
-
-    def open_event(self, handle: bytes) -> Event:
-        """Another process's event."""
+    def event(self) -> Event:
+        """A new event, for this process."""
 
     def allocate(self, nbytes: int) -> Memory:
         """Memory that other processes may open: whole, and from no pool. May wait for the device.

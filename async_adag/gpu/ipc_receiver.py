@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
-from async_adag.gpu.acks import CLOSED, HELD, Acks
+from async_adag.gpu.acks import CLOSED, HELD, Acks, Shared
 from async_adag.gpu.arrivals import Arrival, Arrivals
 from async_adag.gpu.buffers import Buffer, Buffers, lay_out, spans_in, wait_until
-from async_adag.gpu.interface import Device, DeviceError, Event, Span, Stream
+from async_adag.gpu.interface import Device, DeviceError, Span, Stream
 from async_adag.gpu.ipc import Note, leases_for
 from async_adag.gpu.mappings import Mappings
 
@@ -61,39 +62,41 @@ class IpcReceiver:
             linger: how long to wait for the device when all is closed, in seconds.
         """
         self._device = device
-        self._page = self._open_page(page, reader, slots)
-        self._page.sign_in()
+        self._shared = Shared(device, page)
+        self._page = self._open_part(reader, slots)
+        self._page.sign_in_reader()
+        self._slots = slots
         self._limit = leases_for(slots, readers)
         self._linger = linger
         self._stream = device.stream()
         self._copied = device.event()
+        self._followed = device.event()
         self._buffers = Buffers(device, backlog=slots)
         self._mappings = mappings or Mappings(device)
         self._allocations: dict[int, tuple[bytes, Span]] = {}
-        self._ready: dict[int, Event] = {}
-        self._acks: dict[int, Event] = {}
         self._leases = 0
         self.follower: Stream | None = None
         """A stream that waits for whatever arrives, too: what comes behind it there, comes when that is whole."""
         self._arrivals: Arrivals[_Lease | _Copy] = Arrivals(self._gone, self._finish)
         self._closed = False
+        self._let_go = False
         self._unused = False
-        self._unmapped = False
+        self._freed = False
 
-    def _open_page(self, page: Any, reader: int, slots: int) -> Acks:
-        return Acks(page, reader, slots)
+    def _open_part(self, reader: int, slots: int) -> Acks:
+        return Acks(self._shared, reader, slots)
 
     def receive(self, note: Note, sizes: Sequence[int], stream: Stream) -> list[Arrival]:
         """As `transfer.Receiver.receive`: where the writer has put it, unless too much is kept already."""
         if self._closed:
             raise DeviceError("this edge was closed")
+        if self._let_go:
+            raise DeviceError("nothing more is received here: its writer has ended, or was given up")
         self._arrivals.collect()
-        slot, generation, handle, news, places = note
+        slot, generation, news, places = note
         for number, allocation in news:
             if number not in self._allocations:
                 self._allocations[number] = allocation, self._mappings.open(allocation).span
-        if handle and slot not in self._ready:
-            self._ready[slot] = self._device.open_event(handle)
         spans = []
         for (number, offset), size in zip(places, sizes, strict=True):
             _, whole = self._allocations[number]
@@ -101,7 +104,10 @@ class IpcReceiver:
                 raise DeviceError(f"{size} bytes at {offset} are not in an allocation of {whole.nbytes}")
             spans.append(Span(whole.address + offset, size))
         if self._leases < self._limit:
-            self._have_wait(stream, self._ready[slot])
+            self._page.wait_until_ready(stream, slot, generation)
+            if self.follower is not None:
+                self._page.wait_until_ready(self.follower, slot, generation)
+                self.follower.record(self._followed)
             self._leases += 1
             return self._arrivals.hand_out(_Lease(slot, generation, stream), spans)
         return self._copy(slot, generation, spans, stream)
@@ -111,22 +117,21 @@ class IpcReceiver:
         sizes = [span.nbytes for span in spans]
         offsets, total = lay_out(sizes)
         buffer = self._buffers.take(total, self._stream)
-        self._stream.wait(self._ready[slot])
+        self._page.wait_until_ready(self._stream, slot, generation)
         copies = spans_in(buffer.span, offsets, sizes)
         for target, source in zip(copies, spans, strict=True):
             self._device.copy(target, source, self._stream)
         self._stream.record(self._copied)
-        self._have_wait(stream, self._copied)
+        stream.wait(self._copied)
+        if self.follower is not None:
+            self.follower.wait(self._copied)
         self._ack(slot, generation, self._stream)
         return self._arrivals.hand_out(_Copy(buffer, stream), copies)
 
-    def _have_wait(self, stream: Stream, event: Event) -> None:
-        stream.wait(event)
-        if self.follower is not None:
-            self.follower.wait(event)
-
     def _gone(self, kept: _Lease | _Copy) -> None:
         try:
+            if self._closed:
+                self._device.enter()  # this may be any thread
             if isinstance(kept, _Copy):
                 self._buffers.give_back(kept.buffer, kept.stream)
             else:
@@ -139,56 +144,79 @@ class IpcReceiver:
 
     def _ack(self, slot: int, generation: int, stream: Stream) -> None:
         """Tell the writer that it may fill a slot behind what is issued to ``stream`` so far."""
-        event = self._acks.get(slot)
-        if event is None:
-            event = self._acks[slot] = self._device.event(shared=True)
-            self._page.set_event(slot, event.export())
-        self._record_ack(stream, event)
-        self._page.set_done_with(slot, generation)
+        self._page.store_ack(stream, slot, generation)
 
-    def _record_ack(self, stream: Stream, event: Event) -> None:
-        stream.record(event)
+    def release(self) -> None:
+        """Give the writer up: streams here go on, whatever they wait for, and nothing more is received.
+
+        What they find then is not what was sent. From any thread, again and again, as a writer that lives after
+        all may store over this; harmless once all has been let go of.
+        """
+        self._let_go = True
+        self._page.let_reader_go()
+
+    def check_writer(self) -> None:
+        """`release`, if the writer's process has ended."""
+        with suppress(ValueError):  # all has been let go of
+            if self._page.writer_is_gone:
+                self.release()
+
+    @property
+    def is_free(self) -> bool:
+        """Whether all has been let go of."""
+        return self._freed
 
     def close(self) -> None:
         """As `transfer.Receiver.close`: mappings go with the last that somebody refers to.
 
-        The events that the writer waits for are kept if it has not closed its end yet. Closing again, once it has
-        or is dead, lets go of them.
+        What the device is not done with within ``linger`` seconds is kept; closing again later lets go of it.
         """
         if self._closed:
-            if self._unused and not self._unmapped:
+            if self._unused and not self._freed:
                 self._finish()
-            if self._unmapped:
-                self._let_go()
             return
         self._closed = True
+        self.check_writer()
+        self._check_device()
         self._arrivals.collect()
         if self._arrivals.outstanding:
             self._page.state = HELD
         self._arrivals.close()
 
+    def _check_device(self) -> bool:
+        """Whether the device goes on, in this process; else the writer is not to wait for acks."""
+        try:
+            self._device.enter()
+            self._copied.query()
+        except DeviceError:
+            self._page.let_writer_go()
+            return False
+        return True
+
     def _finish(self) -> None:
         """Nobody refers to anything: unmap, once the device is done with it, and tell the writer."""
         self._unused = True
-        try:
-            self._device.enter()
-            done = wait_until(lambda: all(event.query() for event in self._acks.values()), self._linger)
-        except DeviceError:
+        if not self._check_device():
             return  # its process has to end before it can use a device again, and all of this ends with it
+        try:
+            done = wait_until(self._is_done, self._linger)
+        except DeviceError:
+            self._page.let_writer_go()
+            return
         if not (self._buffers.close(self._linger) and done):
             return  # still in use, so it stays mapped, and the writer keeps the memory while this process lives
-        for event in (*self._ready.values(), self._copied):
-            event.close()
+        self._freed = True
+        self._copied.close()
+        self._followed.close()
         for handle, _ in self._allocations.values():
             self._mappings.release(handle)
         self._stream.close()
-        self._unmapped = True
         self._page.state = CLOSED
-        if self._page.writer_has_closed:
-            self._let_go()
-
-    def _let_go(self) -> None:
-        while self._acks:
-            _, event = self._acks.popitem()
-            event.close()
         self._page.close()
+        self._shared.close()
+
+    def _is_done(self) -> bool:
+        """Whether the device is done with what was received, and with all that waits for the writer."""
+        self.check_writer()
+        acked = all(self._page.acked(slot) >= self._page.issued(slot) for slot in range(self._slots))
+        return acked and self._copied.query() and self._followed.query()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
-from async_adag.gpu.acks import CLOSED, OPEN, Acks
+from async_adag.gpu.acks import CLOSED, OPEN, Acks, Shared
 from async_adag.gpu.buffers import Events, lay_out, size_class, wait_until
 from async_adag.gpu.held import Held
 from async_adag.gpu.interface import Device, DeviceError, Event, Export, Memory, Span, Stream
@@ -50,26 +51,19 @@ class _Slot:
 
     Attributes:
         turn: its present generation, 0 before the first.
-        ready: fires when it has been filled; recorded on the send stream only.
-        acks: each reader's event, once it was opened.
         staging: where tensors of this turn were copied to.
         owners: of what readers use where it is.
         shown: allocations whose handles went into the note of this turn.
-        introduced: the ready event is known to all readers.
     """
 
-    __slots__ = ("acks", "handle", "introduced", "number", "owners", "ready", "shown", "staging", "turn")
+    __slots__ = ("number", "owners", "shown", "staging", "turn")
 
-    def __init__(self, number: int, ready: Event) -> None:
+    def __init__(self, number: int) -> None:
         self.number = number
-        self.ready = ready
-        self.handle = ready.export()
         self.turn = 0
-        self.acks: list[Event] = []
         self.staging: _Allocation | None = None
         self.owners: list[Any] = []
         self.shown: list[_Allocation] = []
-        self.introduced = False
 
 
 class IpcSender:
@@ -94,7 +88,7 @@ class IpcSender:
 
         Args:
             device: where it is.
-            page: of `acks_size` bytes, shared with the readers, zeros.
+            page: of `acks_size` bytes, shared with the readers, zeros; at a multiple of the page size.
             readers: how many there are.
             slots: as many as the readers were told (`slots_for`).
             pool: what is in it stays where it is (None: all is copied).
@@ -103,20 +97,23 @@ class IpcSender:
             linger: how long `close` waits for the readers and the device, each, in seconds.
         """
         self._device = device
-        self._pages = [self._open_page(page, reader, slots) for reader in range(readers)]
+        self._shared = Shared(device, page)
+        self._pages = [self._open_part(reader, slots) for reader in range(readers)]
+        for part in self._pages:
+            part.sign_in_writer()
         self._pool = pool
         self._overlap = overlap
         self._patience = patience
         self._linger = linger
         self._stream = device.stream()
-        self._produced = device.event()
+        self._behind = device.event()  # recorded, and waited for at once
         self._events = Events(device)
         self._held = Held(self._events)
         self._slots = slots
         self._made: list[_Slot] = []
         self._idle: list[_Slot] = []  # the device is done with them
-        self._sent: list[_Slot] = []  # not all readers are done with them
-        self._acked: deque[_Slot] = deque()  # all readers are, but maybe not yet the device
+        self._sent: list[_Slot] = []  # not all readers have issued their acks
+        self._issued: deque[_Slot] = deque()  # all have, but maybe the device is not there yet
         self._last: _Slot | None = None
         self._generation = 0
         self._allocations = 0
@@ -127,8 +124,8 @@ class IpcSender:
         self._closed = False
         self._freed = False
 
-    def _open_page(self, page: Any, reader: int, slots: int) -> Acks:
-        return Acks(page, reader, slots)
+    def _open_part(self, reader: int, slots: int) -> Acks:
+        return Acks(self._shared, reader, slots)
 
     def announce(self, spans: Sequence[Span], owners: Sequence[Any], stream: Stream) -> Note:
         """As `transfer.Sender.announce`: what has to be copied is, and the rest stays where it is."""
@@ -141,12 +138,15 @@ class IpcSender:
         try:
             if staged:
                 self._stage(slot, total)
-            stream.record(self._produced)
-            self._stream.wait(self._produced)
+            stream.record(self._behind)
+            self._stream.wait(self._behind)
             places = self._fill(slot, spans, found, dict(zip(staged, offsets, strict=True)))
-            self._stream.record(slot.ready)
+            self._generation += 1
+            for page in self._pages:
+                page.store_ready(self._stream, slot.number, self._generation)
             if not self._overlap:
-                stream.wait(slot.ready)
+                self._stream.record(self._behind)
+                stream.wait(self._behind)
         except BaseException:
             # The edge is of no more use, but what was issued may be under way all the same.
             self._stranded.append((owners, slot.owners))
@@ -157,12 +157,11 @@ class IpcSender:
             self._stream.record(done)
             self._held.add([done], copied)
         slot.owners = [owners[index] for index, place in enumerate(found) if place is not None]
-        self._generation += 1
         slot.turn = self._generation
         self._sent.append(slot)
         self._last = slot
         news = [(allocation.number, allocation.handle) for allocation in slot.shown]
-        return slot.number, slot.turn, b"" if slot.introduced else slot.handle, news, places
+        return slot.number, slot.turn, news, places
 
     def withdraw(self) -> None:
         """As `transfer.Sender.withdraw`: the next copy into the slot is behind this one on the send stream."""
@@ -177,6 +176,16 @@ class IpcSender:
         """As `transfer.Sender.send`: nothing is left to be done."""
         self._last = None
 
+    def check_readers(self) -> None:
+        """Go on without the acks of readers that have ended, which will not come: nothing there reads any more.
+
+        From any thread, again and again; harmless once this is closed.
+        """
+        with suppress(ValueError):  # it has been, meanwhile
+            for page in self._pages:
+                if page.reader_is_gone:
+                    page.let_writer_go()
+
     def close(self) -> None:
         """As `transfer.Sender.close`.
 
@@ -186,12 +195,9 @@ class IpcSender:
         """
         if self._freed:
             return
-        if not self._closed:
-            self._closed = True
-            self._last = None
-            for page in self._pages:
-                page.close_writer()
+        self._closed = True
         wait_until(lambda: all(page.state != OPEN or page.reader_is_gone for page in self._pages), self._linger)
+        self.check_readers()
         self._held.close(self._linger)
         if self._is_quiet() and all(page.state == CLOSED or page.reader_is_gone for page in self._pages):
             self._free()
@@ -205,17 +211,15 @@ class IpcSender:
         self._freed = True
         for slot in self._made:
             slot.owners = []
-            for event in (slot.ready, *slot.acks):
-                event.close()
-            slot.acks = []
         for allocation in self._ours:
             if allocation.memory is not None:
                 allocation.memory.close()
         self._events.close()
-        self._produced.close()
+        self._behind.close()
         self._stream.close()
         for page in self._pages:
             page.close()
+        self._shared.close()
 
     def _is_quiet(self) -> bool:
         """Whether the device is done with the send stream, or will never be: it may be closed."""
@@ -223,9 +227,15 @@ class IpcSender:
             last = self._events.take()
             self._events.give_back(last)
             self._stream.record(last)
-            return wait_until(last.query, self._linger)
+            return wait_until(lambda: self._has_passed(last), self._linger)
         except DeviceError:
+            for page in self._pages:
+                page.let_reader_go()  # the device has failed here: nothing more will become ready
             return True
+
+    def _has_passed(self, last: Event) -> bool:
+        self.check_readers()
+        return last.query()
 
     def _check_open(self) -> None:
         if self._closed:
@@ -239,31 +249,17 @@ class IpcSender:
                 raise DeviceError(f"reader {number} has closed its end")
         waiting = []
         for slot in self._sent:
-            if slot is not self._last and self._is_acked(slot):
-                self._acked.append(slot)
+            if slot is not self._last and all(page.issued(slot.number) == slot.turn for page in self._pages):
+                for allocation in slot.shown:
+                    allocation.known = True
+                self._issued.append(slot)
             else:
                 waiting.append(slot)
         self._sent = waiting
-        for slot in list(self._acked):
-            if all(event.query() for event in slot.acks):
-                self._acked.remove(slot)
+        for slot in list(self._issued):
+            if all(page.acked(slot.number) >= slot.turn for page in self._pages):
+                self._issued.remove(slot)
                 self._retire(slot)
-
-    def _is_acked(self, slot: _Slot) -> bool:
-        """Whether all readers have told that they are done with it; then their events can be waited for."""
-        for page in self._pages:
-            if page.done_with(slot.number) != slot.turn:
-                return False
-        while len(slot.acks) < len(self._pages):
-            handle = self._pages[len(slot.acks)].event(slot.number)
-            if handle is None:
-                return False
-            slot.acks.append(self._device.open_event(handle))
-        slot.introduced = True
-        for allocation in slot.shown:
-            allocation.known = True
-        slot.shown = []
-        return True
 
     def _retire(self, slot: _Slot) -> None:
         """Nobody needs the contents of a slot any more, and the next copy into it finds it read."""
@@ -286,7 +282,7 @@ class IpcSender:
             slot = self._try_take()
         if slot is None:
             late = {
-                number: sum(page.done_with(slot.number) != slot.turn for slot in self._sent)
+                number: sum(page.issued(slot.number) != slot.turn for slot in self._sent)
                 for number, page in enumerate(self._pages)
             }
             raise DeviceError(
@@ -297,20 +293,20 @@ class IpcSender:
 
     def _has_free_slot(self) -> bool:
         self._collect()
-        return self._closed or bool(self._idle or self._acked)
+        return self._closed or bool(self._idle or self._issued)
 
     def _try_take(self) -> _Slot | None:
         if self._idle:
             return self._idle.pop()
         if len(self._made) < self._slots:
-            slot = _Slot(len(self._made), self._device.event(shared=True))
+            slot = _Slot(len(self._made))
             self._made.append(slot)
             return slot
-        if not self._acked:
+        if not self._issued:
             return None
-        slot = self._acked.popleft()
-        for event in slot.acks:
-            self._stream.wait(event)
+        slot = self._issued.popleft()
+        for page in self._pages:
+            page.wait_until_acked(self._stream, slot.number, slot.turn)
         return slot
 
     def _stage(self, slot: _Slot, nbytes: int) -> None:

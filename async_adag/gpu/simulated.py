@@ -3,8 +3,9 @@
 A `Simulation` is a world of devices and processes, in one Python process and without threads. Work that is issued
 is done when the simulation is stepped, in virtual time. Each access of memory must have happened after the last
 write of each byte, and each write after all earlier reads: by the order of streams, by events, by the order in
-which a process issues and learns things, and by what processes tell one another (`SimulatedDevice.tell`). Whatever
-is not ordered so is a `Race`, also when it went well this time.
+which a process issues and learns things, by words that streams store and wait for (`SimulatedDevice.words`), and
+by what processes tell one another (`SimulatedDevice.tell`). Whatever is not ordered so is a `Race`, also when it
+went well this time.
 
 Limits: each process has one thread; all streams of a device run at the same time, however many; `allocate` and
 `Memory.close` do not wait for the device, as the real calls may.
@@ -19,6 +20,7 @@ from async_adag.gpu.simulated_memory import SimulatedMapping, SimulatedMemory
 from async_adag.gpu.simulated_pool import Block, SimulatedPool
 from async_adag.gpu.simulated_schedule import Choose, explore
 from async_adag.gpu.simulated_streams import SimulatedEvent, SimulatedStream
+from async_adag.gpu.simulated_words import SimulatedWords
 from async_adag.gpu.simulated_work import Done, Host, Work
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "SimulatedMemory",
     "SimulatedPool",
     "SimulatedStream",
+    "SimulatedWords",
     "Simulation",
     "Work",
     "explore",

@@ -64,8 +64,8 @@ class Clock:
 
     @staticmethod
     def meet(clocks: Iterable[Clock]) -> Clock:
-        """What has happened before all of ``clocks``; nothing, if there are none."""
-        first, *others = [*clocks] or [Clock()]
+        """What has happened before all of ``clocks``, of which there is at least one."""
+        first, *others = clocks
         return Clock(
             {
                 actor: min(tick, *(other._ticks.get(actor, 0) for other in others)) if others else tick

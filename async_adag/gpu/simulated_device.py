@@ -18,14 +18,8 @@ from async_adag.gpu.simulated_memory import (
     SimulatedMemory,
 )
 from async_adag.gpu.simulated_schedule import Choose, Schedule
-from async_adag.gpu.simulated_streams import (
-    Recordings,
-    SimulatedEvent,
-    SimulatedStream,
-    handle_of,
-    number_of,
-    stream_of,
-)
+from async_adag.gpu.simulated_streams import SimulatedEvent, SimulatedStream, handle_of, number_of, stream_of
+from async_adag.gpu.simulated_words import SimulatedWords, Word
 from async_adag.gpu.simulated_work import Copy, Host, Kernel, Notify, Queue, Transform, Work
 
 
@@ -38,7 +32,7 @@ class World(Schedule):
         can_notify: whether `Device.notify` works.
         addresses: where memory is put.
         allocations: all memory, by its number.
-        events: all events, by their number.
+        words: those of host memory, by their address.
         numbers: of whatever is made next.
     """
 
@@ -57,11 +51,11 @@ class World(Schedule):
         self.can_notify = can_notify
         self.addresses = Addresses(reuse_addresses)
         self.allocations: dict[int, Allocation] = {}
-        self.events: dict[int, Recordings] = {}
+        self.words: dict[int, Word] = {}
         self.numbers = count()
 
 
-Thing = TypeVar("Thing", SimulatedMemory, SimulatedHostMemory, SimulatedMapping, SimulatedEvent)
+Thing = TypeVar("Thing", SimulatedMemory, SimulatedHostMemory, SimulatedMapping, SimulatedEvent, SimulatedWords)
 
 
 class SimulatedDevice:
@@ -71,7 +65,7 @@ class SimulatedDevice:
         self.world = world
         self.host = host
         self._streams: dict[int, Queue] = {}
-        self._things: list[SimulatedMemory | SimulatedMapping | SimulatedEvent] = []
+        self._things: list[SimulatedMemory | SimulatedMapping | SimulatedEvent | SimulatedWords] = []
         self._told: dict[int, Clock] = {}
         self._queue(0)
 
@@ -86,7 +80,7 @@ class SimulatedDevice:
     def enter(self) -> None:
         self.host.check()
 
-    # Streams and events
+    # Streams, events and words
 
     def _queue(self, handle: int) -> Queue:
         name = f"stream {len(self._streams)}"
@@ -111,20 +105,15 @@ class SimulatedDevice:
             raise DeviceError(f"invalid resource handle: {self.host.name} has no stream {handle:#x}")
         return SimulatedStream(self.world, self._streams[handle], own=False)
 
-    def event(self, *, shared: bool = False) -> SimulatedEvent:
+    def event(self) -> SimulatedEvent:
         self.host.check()
-        recordings = Recordings(next(self.world.numbers), self.host, shared)
-        self.world.events[recordings.number] = recordings
-        return self._keep(SimulatedEvent(self.world, self.host, recordings))
+        return self._keep(SimulatedEvent(self.world, self.host, next(self.world.numbers)))
 
-    def open_event(self, handle: bytes) -> SimulatedEvent:
-        self.host.check()
-        recordings = self.world.events.get(number_of("event", handle))
-        if recordings is None or recordings.owner is self.host or not recordings.owner.works or recordings.closed:
-            raise DeviceError(f"invalid device context: {self.host.name} cannot open {recordings or 'this event'}")
-        if recordings.owner.device != self.host.device:
-            raise DeviceError(f"invalid device context: {recordings} is of another device")
-        return self._keep(SimulatedEvent(self.world, self.host, recordings))
+    def words(self, memory: memoryview) -> SimulatedWords:
+        """See `interface.Device`. The memory of several processes is the same here: by its address."""
+        world = self.world
+        words = SimulatedWords(self.host, world.words, memory, self._of_mine, lambda: world.now, self._fault)
+        return self._keep(words)
 
     def notify(self, stream: Stream, fd: int) -> None:
         if not self.world.can_notify:
@@ -357,8 +346,7 @@ class SimulatedDevice:
         """What this process has made or opened and not closed."""
         for thing in self._things:
             if not thing.closed:
-                name = str(thing.recordings if isinstance(thing, SimulatedEvent) else thing)
-                yield f"{name}, in {self.host.name}"
+                yield f"{thing}, in {self.host.name}"
         for handle, queue in self._streams.items():
             if handle and not queue.closed:
                 yield str(queue)

@@ -5,81 +5,48 @@ from __future__ import annotations
 from async_adag.gpu.interface import DeviceError, Event
 from async_adag.gpu.simulated_clocks import Deadlock, Misuse
 from async_adag.gpu.simulated_schedule import Schedule
-from async_adag.gpu.simulated_work import Capture, Host, Queue, Record, Ticket, Wait
+from async_adag.gpu.simulated_work import Host, Queue, Record, Ticket, Wait
 
 HANDLE_BYTES = 64
 
 
-class Recordings:
-    """An event, whichever processes have it.
+class SimulatedEvent:
+    """An event. Never recorded, it counts as passed.
 
-    Attributes:
+    Args:
+        schedule: of all streams.
+        host: the process that made it.
         number: which of the simulation's.
-        owner: the process that made it.
-        shared: whether it may be exported.
-        tickets: its recordings, in the order in which they were issued; without those that every process knows to
-            be followed by another.
-        waits: what was issued and waits for it, or will.
-        closed: whether its owner has let go of it.
     """
 
-    def __init__(self, number: int, owner: Host, shared: bool) -> None:
-        self.number = number
-        self.owner = owner
-        self.shared = shared
-        self.tickets: list[Ticket] = []
-        self.waits: set[Wait] = set()
-        self.closed = False
-
-    def __str__(self) -> str:
-        return f"event #{self.number} of {self.owner.name}"
-
-    def capture(self, host: Host) -> Capture:
-        """What that process waits for if it waits for this now."""
-        if not self.tickets:
-            return Capture(None, (None,))
-        known = [at for at, ticket in enumerate(self.tickets) if host.clock.knows(ticket.step)]
-        unknown = [ticket for ticket in self.tickets if not host.clock.knows(ticket.step)]
-        return Capture(self.tickets[-1], (self.tickets[known[-1]] if known else None, *unknown))
-
-    def add(self, ticket: Ticket, hosts: list[Host]) -> None:
-        """It is recorded; ``hosts`` are all processes that may ever wait for it."""
-        self.tickets.append(ticket)
-        for at in range(len(self.tickets) - 1, 0, -1):
-            if all(host.clock.knows(self.tickets[at].step) for host in hosts):
-                del self.tickets[:at]
-                break
-
-
-class SimulatedEvent:
-    """An event, in a process that made or opened it."""
-
-    def __init__(self, schedule: Schedule, host: Host, recordings: Recordings) -> None:
+    def __init__(self, schedule: Schedule, host: Host, number: int) -> None:
         self._schedule = schedule
         self._host = host
+        self._number = number
         self._closed = False
-        self.recordings = recordings
+        self._ticket = Ticket()
+        self._ticket.done_at = 0.0
 
-    def usable(self, host: Host, doing: str) -> Recordings:
-        """What it refers to.
+    def __str__(self) -> str:
+        return f"event #{self._number} of {self._host.name}"
 
-        Raises:
-            Misuse: it is closed, here or where it was made, or of another process.
-        """
-        recordings = self.recordings
-        if host is not self._host:
-            raise self._schedule.fault(Misuse(f"{host.name} {doing} {recordings} as {self._host.name} has it"))
-        if self._closed or recordings.closed:
-            who = self._host.name if self._closed else recordings.owner.name
-            raise self._schedule.fault(Misuse(f"{host.name} {doing} {recordings}, which {who} has closed"))
-        return recordings
+    def record(self, host: Host) -> Ticket:
+        """Begin another recording."""
+        self._check(host, "records")
+        self._ticket = Ticket()
+        return self._ticket
+
+    def capture(self, host: Host) -> Ticket:
+        """What is waited for by who waits for it now."""
+        self._check(host, "waits for")
+        return self._ticket
 
     def query(self) -> bool:
         self._host.check()
-        capture = self.usable(self._host, "queries").capture(self._host)
-        if capture.passed_at is None:
+        self._check(self._host, "queries")
+        if self._ticket.done_at is None:
             return False
-        self._host.clock.join(capture.proves())
+        self._host.clock.join(self._ticket.clock)
         return True
 
     def synchronize(self) -> None:
@@ -90,44 +57,29 @@ class SimulatedEvent:
             Deadlock: it will never be passed.
         """
         self._host.check()
-        recordings = self.usable(self._host, "synchronizes with")
-        capture = recordings.capture(self._host)
-        while capture.passed_at is None:
+        self._check(self._host, "synchronizes with")
+        ticket = self._ticket
+        while ticket.done_at is None:
             if not self._schedule.step():
                 waiting = "; ".join(self._schedule.waiting())
-                raise Deadlock(f"{self._host.name} waits for {recordings}, and nothing can go on: {waiting}")
+                raise Deadlock(f"{self._host.name} waits for {self}, and nothing can go on: {waiting}")
             self._host.check()
-        self._host.clock.join(capture.proves())
-
-    def export(self) -> bytes:
-        self._host.check()
-        recordings = self.usable(self._host, "exports")
-        if not recordings.shared or recordings.owner is not self._host:
-            raise self._schedule.fault(
-                Misuse(f"{self._host.name} exports {recordings}, which is not its to share")
-            )
-        return handle_of("event", recordings.number)
+        self._host.clock.join(ticket.clock)
 
     def close(self) -> None:
-        if self._closed or not self._host.alive:
-            return
         self._closed = True
-        recordings = self.recordings
-        if recordings.owner is self._host:
-            recordings.closed = True
-            for wait in recordings.waits:
-                host = wait.queue.host
-                if host is not self._host and not wait.done:
-                    raise self._schedule.fault(
-                        Misuse(
-                            f"{self._host.name} closes {recordings}, which {wait.what} ({wait.queue}) waits for"
-                        )
-                    )
 
     @property
     def closed(self) -> bool:
-        """Whether this process has let go of it, or has ended."""
+        """Whether its process has let go of it, or has ended."""
         return self._closed or not self._host.alive
+
+    def _check(self, host: Host, doing: str) -> None:
+        """Raises Misuse if it is closed, or of another process."""
+        if host is not self._host:
+            raise self._schedule.fault(Misuse(f"{host.name} {doing} {self}"))
+        if self._closed:
+            raise self._schedule.fault(Misuse(f"{host.name} {doing} {self}, which it has closed"))
 
 
 class SimulatedStream:
@@ -149,19 +101,16 @@ class SimulatedStream:
 
     def record(self, event: Event) -> None:
         queue = self.queue()
-        recordings = event_of(event).usable(queue.host, "records")
+        ticket = event_of(event).record(queue.host)
         work = Record(queue, self._schedule.now)
-        work.ticket = Ticket(work.step)
-        recordings.add(work.ticket, self._schedule.hosts if recordings.shared else [queue.host])
+        work.ticket = ticket
 
     def wait(self, event: Event) -> None:
         queue = self.queue()
-        recordings = event_of(event).usable(queue.host, "waits for")
-        capture = recordings.capture(queue.host)
+        ticket = event_of(event).capture(queue.host)
         work = Wait(queue, self._schedule.now)
-        work.capture = capture
-        work.event = str(recordings)
-        recordings.waits = {wait for wait in recordings.waits if not wait.done} | {work}
+        work.ticket = ticket
+        work.event = str(event)
 
     def close(self) -> None:
         if self._own:

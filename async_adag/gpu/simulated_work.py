@@ -62,6 +62,7 @@ class Queue:
         free_at: when it did the last thing.
         issued: how many pieces of work were issued to it.
         closed: whether its owner has let go of it.
+        let_go: whether a host has let it go on without what it waited for: it may use what it likes.
     """
 
     def __init__(self, number: int, handle: int, host: Host, name: str) -> None:
@@ -74,6 +75,7 @@ class Queue:
         self.free_at = 0.0
         self.issued = 0
         self.closed = False
+        self.let_go = False
 
     def clear(self) -> None:
         """What is not done will never be."""
@@ -89,7 +91,7 @@ class Work:
     """A piece of work of a stream.
 
     Attributes:
-        kind: "copy", "kernel", "record", "wait", "notify", "send" or "receive".
+        kind: "copy", "kernel", "record", "wait", "store", "await", "notify", "send" or "receive".
         queue: its stream.
         number: which of the stream's it is, from 0.
         seconds: how long it takes.
@@ -174,9 +176,9 @@ class Work:
         history.append(Done(self.kind, self.what, queue.name, self.process, begin, end))
         access = Access(self.what, str(queue), end, epoch)
         for part in self.reads:
-            part.read(access, queue.clock)
+            part.read(access, None if queue.let_go else queue.clock)
         for part in self.writes:
-            part.write(access, queue.clock)
+            part.write(access, None if queue.let_go else queue.clock)
 
     def effect(self) -> None:
         """What it does, but for its accesses of memory."""
@@ -233,13 +235,11 @@ class Ticket:
     """One recording of an event.
 
     Attributes:
-        step: in which it was issued.
         done_at: when the device passed it; None before that.
         clock: what had happened before that.
     """
 
-    def __init__(self, step: Epoch) -> None:
-        self.step = step
+    def __init__(self) -> None:
         self.done_at: float | None = None
         self.clock = Clock()
 
@@ -255,43 +255,21 @@ class Record(Work):
         self.ticket.clock = self.queue.clock.copy()
 
 
-class Capture(NamedTuple):
-    """What somebody waits for who waits for an event now.
-
-    Attributes:
-        last: what was recorded last; None if nothing was.
-        possible: what would have been, had others been quicker or slower: the last recording of which the waiter
-            knows, and all of which it does not know. None stands for that nothing was.
-    """
-
-    last: Ticket | None
-    possible: tuple[Ticket | None, ...]
-
-    @property
-    def passed_at(self) -> float | None:
-        """When the device passed it; None before that."""
-        return 0.0 if self.last is None else self.last.done_at
-
-    def proves(self) -> Clock:
-        """What has happened before, when it has been passed, whichever of the possible ones it was."""
-        return Clock.meet(Clock() if ticket is None else ticket.clock for ticket in self.possible)
-
-
 class Wait(Work):
     """What comes behind it waits for an event."""
 
     kind = "wait"
-    capture: Capture
+    ticket: Ticket
     event: str
 
     def ready_at(self) -> float | None:
-        return self.capture.passed_at
+        return self.ticket.done_at
 
     def waits_for(self) -> str:
         return self.event
 
     def effect(self) -> None:
-        self.queue.clock.join(self.capture.proves())
+        self.queue.clock.join(self.ticket.clock)
 
 
 class Notify(Work):

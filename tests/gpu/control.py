@@ -8,35 +8,27 @@ from async_adag.gpu.interface import CannotNotify
 
 
 class Heedless:
-    """A device whose new streams do not wait for events of other processes."""
+    """A device whose streams do not wait for words of other processes."""
 
     def __init__(self, device: Any) -> None:
         self._device = device
-        self._foreign: set[Any] = set()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._device, name)
 
-    def open_event(self, handle: bytes) -> Any:
-        event = self._device.open_event(handle)
-        self._foreign.add(event)
-        return event
-
-    def stream(self) -> Any:
-        return _HeedlessStream(self._device.stream(), self._foreign)
+    def words(self, memory: memoryview) -> Any:
+        return _HeedlessWords(self._device.words(memory))
 
 
-class _HeedlessStream:
-    def __init__(self, stream: Any, foreign: set[Any]) -> None:
-        self._stream = stream
-        self._foreign = foreign
+class _HeedlessWords:
+    def __init__(self, words: Any) -> None:
+        self._words = words
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+        return getattr(self._words, name)
 
-    def wait(self, event: Any) -> None:
-        if event not in self._foreign:
-            self._stream.wait(event)
+    def wait(self, stream: Any, index: int, value: int) -> None:
+        pass
 
 
 class WithoutHostFunctions:

@@ -129,25 +129,27 @@ class CarelessReceiver(LinkReceiver):
         return Careless(device, 1)
 
 
-class SilentReceiver(SimulatedReceiver):
-    def _record_ack(self, stream, event):
-        pass
+class EarlyReceiver(SimulatedReceiver):
+    """Its acks are not behind what it has issued."""
+
+    def _ack(self, slot, generation, stream):
+        super()._ack(slot, generation, self._device.stream())
 
 
 class UnwaitingSender(SimulatedSender):
-    """Takes slots that readers have acknowledged, without having its stream wait for that."""
+    """Takes slots whose acks were issued, without having its stream wait for them."""
 
     def _try_take(self):
-        if self._acked:
-            self._idle.append(self._acked.popleft())
+        if self._issued:
+            self._idle.append(self._issued.popleft())
         return super()._try_take()
 
 
 GUARDS = {
     "a sender drops what it still sends": ("link", {"link_sender": ForgetfulSender}),
     "a buffer is filled while it is still read": ("link", {"link_receiver": CarelessReceiver}),
-    "no ack events": ("ipc", {"receiver": SilentReceiver}),
-    "ack events that nobody waits for": ("ipc", {"sender": UnwaitingSender}),
+    "acks too early": ("ipc", {"receiver": EarlyReceiver}),
+    "acks that nobody waits for": ("ipc", {"sender": UnwaitingSender}),
 }
 
 

@@ -11,28 +11,46 @@ import threading
 import pytest
 
 from async_adag.gpu import buffers
-from async_adag.gpu.acks import CLOSED, HELD, Acks, acks_size
+from async_adag.gpu.acks import CLOSED, HELD, LET_GO, OPEN, Acks, Shared, acks_size
 from async_adag.gpu.arrivals import Arrivals
 from async_adag.gpu.interface import DeviceError, Span
 from async_adag.gpu.ipc import leases_for, slots_for
-from async_adag.gpu.simulated import Simulation
+from async_adag.gpu.simulated import Race, Simulation
 from tests.gpu_edges import Page, Pool, SimulatedReceiver, SimulatedSender, wait_in_virtual_time
+
+
+class HastySender(SimulatedSender):
+    """What is ready is told before it is."""
+
+    def _open_part(self, reader, slots):
+        part = super()._open_part(reader, slots)
+        tell = part.store_ready
+        part.store_ready = lambda stream, *rest: tell(self._device.stream(), *rest)
+        return part
 
 
 class Edge:
     """One writer and its readers, in step with one another."""
 
-    def __init__(self, *, window: int = 2, readers: int = 1, exportable: bool = False) -> None:
-        self.simulation = Simulation()
+    def __init__(
+        self,
+        *,
+        window: int = 2,
+        readers: int = 1,
+        exportable: bool = False,
+        beside: Edge | None = None,
+        sender=SimulatedSender,
+    ) -> None:
+        self.simulation = beside.simulation if beside else Simulation()
         self.writer = self.simulation.process()
-        self.reader = self.simulation.process()
+        self.reader = beside.reader if beside else self.simulation.process()
         self.slots = slots_for(window, readers)
         self.page = Page(acks_size(self.slots, readers))
         self.pool = Pool(self.writer, exportable)
-        self.sender = SimulatedSender(self.writer, self.page, readers, self.slots, self.pool, patience=0.0)
+        self.sender = sender(self.writer, self.page, readers, self.slots, self.pool, patience=0.0)
         self.receiver = SimulatedReceiver(self.reader, self.page, 0, self.slots, readers)
         self.compute = self.writer.adopt(0)
-        self.use = self.reader.adopt(0)
+        self.use = self.reader.stream() if beside else self.reader.adopt(0)
 
     def announce(self, *sizes: int):
         tensors = [self.pool.make(size) for size in sizes]
@@ -54,7 +72,6 @@ class Edge:
         self.simulation.run()
         self.receiver.close()
         self.sender.close()
-        self.receiver.close()
 
 
 @pytest.fixture
@@ -97,14 +114,12 @@ def test_handles_travel_until_every_reader_has_them(make_edge):
     edge.sender.withdraw()
     again = edge.announce(10)
     assert again[0][0] == note[0]
-    assert again[0][2]
-    assert again[0][3] == note[3] != []
+    assert again[0][2] == note[2] != []
     edge.receive(again)
     edge.receive(edge.announce(10))
     edge.simulation.run()
-    slot, _, ready, allocations, _ = edge.announce(10)[0]
+    slot, _, allocations, _ = edge.announce(10)[0]
     assert slot == note[0]
-    assert ready == b""
     assert allocations == []
 
 
@@ -170,7 +185,7 @@ def test_closing_gives_everything_back(make_edge):
     edge.pool.close()
     assert edge.simulation.belongings() == []
     with pytest.raises(DeviceError, match="closed"):
-        edge.receiver.receive((0, 1, b"", [], []), [], edge.use)
+        edge.receiver.receive((0, 1, [], []), [], edge.use)
 
 
 def test_what_is_kept_outlives_the_edge_and_the_memory_goes_with_it(make_edge):
@@ -182,7 +197,6 @@ def test_what_is_kept_outlives_the_edge_and_the_memory_goes_with_it(make_edge):
     edge.simulation.run()
     del arrived
     edge.sender.close()
-    edge.receiver.close()
     edge.pool.close()
     assert edge.simulation.belongings() == []
 
@@ -209,62 +223,233 @@ def test_a_writer_does_not_go_on_with_a_reader_that_has_closed(make_edge):
 
 def test_a_note_that_points_outside_of_its_memory_is_refused(make_edge):
     edge = make_edge()
-    (slot, generation, ready, allocations, [(number, _)]), _, told = edge.announce(100)
+    (slot, generation, allocations, [(number, _)]), _, told = edge.announce(100)
     with pytest.raises(DeviceError, match="not in an allocation"):
-        edge.receive(((slot, generation, ready, allocations, [(number, 4000)]), [100], told))
+        edge.receive(((slot, generation, allocations, [(number, 4000)]), [100], told))
+
+
+@pytest.mark.parametrize("exportable", [True, False], ids=["in place", "copied"])
+@pytest.mark.parametrize("sender", [SimulatedSender, HastySender])
+def test_a_reader_waits_until_the_slot_is_ready(make_edge, sender, exportable):
+    edge = make_edge(sender=sender, exportable=exportable)
+    arrived = edge.receive(edge.announce(100))
+    edge.reader.kernel(edge.use, reads=[arrived[0].span], what="look")
+    if sender is SimulatedSender:
+        edge.simulation.run()
+    else:
+        with pytest.raises(Race, match="look"):
+            edge.simulation.run()
+
+
+# When one side has ended.
+
+
+def killed_with_work_undone(edge: Edge) -> list:
+    """The writer, while its last message is still to be made; the first has arrived, and is looked at."""
+    first = edge.receive(edge.announce(100))
+    edge.simulation.run()
+    edge.writer.kernel(edge.compute, seconds=1.0, what="work")
+    second = edge.receive(edge.announce(100))
+    edge.reader.kernel(edge.use, reads=[second[0].span], what="look")
+    edge.simulation.advance(0.5)
+    edge.writer.kill()
+    assert edge.simulation.settle() == [
+        f"stream 0 of {edge.reader.host.name} waits with await #1 for word 6 to be 2"
+    ]
+    return [*first, *second]
+
+
+def test_a_reader_that_is_released_goes_on_and_nothing_is_left(make_edge):
+    edge = make_edge()
+    other = make_edge(beside=edge)
+    event = edge.reader.event()
+    kept = killed_with_work_undone(edge)
+    edge.receiver.release()
+    edge.receiver.release()
+    edge.simulation.run()
+    with pytest.raises(DeviceError, match="nothing more is received"):
+        edge.receiver.receive((0, 3, [], []), [], edge.use)
+    arrived = other.receive(other.announce(10))
+    edge.reader.kernel(other.use, reads=[kept[0].span, arrived[0].span], what="look")
+    other.use.record(event)
+    edge.simulation.run()
+    assert event.query()
+    event.close()
+    del arrived
+    other.close()
+    other.pool.close()
+    other.use.close()
+    kept.clear()
+    edge.receiver.close()
+    assert edge.receiver.is_free
+    edge.receiver.release()
+    edge.receiver.check_writer()
+    assert edge.simulation.belongings() == []
+
+
+def test_a_reader_gives_up_a_writer_that_has_ended_and_none_that_lives(make_edge):
+    edge = make_edge()
+    edge.writer.kernel(edge.compute, seconds=1.0, what="work")
+    arrived = edge.receive(edge.announce(100))
+    edge.receiver.check_writer()
+    assert edge.receive(edge.announce(100))
+    edge.simulation.advance(0.5)
+    edge.writer.kill()
+    assert edge.simulation.settle()
+    edge.receiver.check_writer()
+    edge.simulation.run()
+    del arrived
+    edge.receiver.close()
+    assert edge.simulation.belongings() == []
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_closing_lets_go_of_a_writer_that_has_ended(make_edge, kept):
+    edge = make_edge()
+    arrived = killed_with_work_undone(edge)
+    if not kept:
+        arrived.clear()
+    edge.receiver.close()
+    edge.simulation.run()
+    arrived.clear()
+    assert edge.receiver.is_free
+    assert edge.simulation.belongings() == []
+
+
+def test_closing_does_not_let_go_of_a_writer_that_lives_and_is_slow(make_edge):
+    edge = make_edge()
+    edge.receiver._linger = 0.0
+    edge.writer.kernel(edge.compute, seconds=1.0, what="work")
+    arrived = edge.receive(edge.announce(100))
+    edge.reader.kernel(edge.use, reads=[arrived[0].span], what="look")
+    del arrived
+    edge.receiver.close()
+    assert not edge.receiver.is_free
+    assert edge.simulation.history == []
+    edge.simulation.run()
+    edge.receiver.close()
+    assert edge.receiver.is_free
+
+
+def test_a_writer_that_waits_for_the_acks_of_a_reader_that_has_ended_is_let_go(make_edge):
+    edge = make_edge(window=1)
+    edge.simulation.stall(lambda work: work.what.startswith("look"), 1.0)
+    for _ in range(edge.slots):
+        arrived = edge.receive(edge.announce(100))
+        edge.reader.kernel(edge.use, reads=[part.span for part in arrived], what="look")
+        del arrived
+    edge.receiver._arrivals.collect()
+    edge.sender._overlap = False
+    edge.announce(100)
+    edge.simulation.advance(0.5)
+    edge.reader.kill()
+    assert len(edge.simulation.settle()) == 2  # the sending stream, and the one that computes
+    edge.sender.check_readers()
+    edge.simulation.run()
+    edge.sender.close()
+    assert edge.sender.is_free
+    edge.sender.check_readers()
+    edge.compute.record(event := edge.writer.event())
+    event.synchronize()
+    event.close()
+    edge.pool.close()
+    assert edge.simulation.belongings() == []
+
+
+def test_a_writer_whose_device_has_failed_lets_its_readers_go(make_edge):
+    edge = make_edge()
+    edge.writer.kernel(edge.compute, what="break")
+    arrived = edge.receive(edge.announce(100))
+    edge.simulation.fail(lambda work: work.what.startswith("break"))
+    assert len(edge.simulation.settle()) == 1
+    edge.sender.close()
+    edge.simulation.run()
+    del arrived
+    edge.receiver.close()
+    assert edge.receiver.is_free
+
+
+def test_a_reader_whose_device_has_failed_lets_its_writer_go(make_edge):
+    edge = make_edge(window=1)
+    edge.reader.kernel(edge.use, what="break")
+    for _ in range(edge.slots + 1):
+        edge.receive(edge.announce(100))
+        edge.receiver._arrivals.collect()
+    edge.simulation.fail(lambda work: work.what.startswith("break"))
+    assert len(edge.simulation.settle()) == 1
+    edge.receiver.close()
+    edge.simulation.run()
+    assert edge.receiver._page.state != CLOSED
 
 
 # The page of acks.
 
 
+def shared(page) -> Shared:
+    return Shared(Simulation().process(), page)
+
+
 def test_a_page_is_shared_memory_and_can_be_unmapped_afterwards():
     fd = os.memfd_create("acks")
     os.ftruncate(fd, acks_size(3, 2))
+    device = Simulation().process()
+    stream = device.stream()
     with mmap.mmap(fd, 0) as here, mmap.mmap(fd, 0) as there:
-        writer, reader = Acks(here, 1, 3), Acks(there, 1, 3)
-        other = Acks(here, 0, 3)
-        assert (writer.event(2), writer.done_with(2)) == (None, 0)
-        reader.set_event(2, b"\x01" * 64)
-        reader.set_done_with(2, 1 << 40)
+        one, two = Shared(device, here), Shared(device, there)
+        writer, reader, other = Acks(one, 1, 3), Acks(two, 1, 3), Acks(one, 0, 3)
+        reader.store_ack(stream, 2, 1 << 40)
         reader.state = CLOSED
-        writer.close_writer()
-        assert (writer.event(2), writer.done_with(2), writer.state) == (b"\x01" * 64, 1 << 40, CLOSED)
-        assert reader.writer_has_closed
-        assert (other.event(2), other.done_with(2), other.state, other.writer_has_closed) == (None, 0, 0, False)
-        for acks in (writer, reader, other):
-            acks.close()
-            acks.close()
+        assert (writer.issued(2), writer.acked(2), writer.state) == (1 << 40, 0, CLOSED)
+        device.world.run()
+        assert writer.acked(2) == 1 << 40
+        writer.store_ready(stream, 1, 7)
+        reader.wait_until_ready(device.stream(), 1, 7)
+        reader.let_writer_go()
+        assert writer.acked(0) == writer.acked(2) == LET_GO
+        writer.let_reader_go()
+        assert (other.issued(2), other.acked(2), other.state) == (0, 0, OPEN)
+        device.world.run()
+        for end in (writer, reader, other, one, two):
+            end.close()
+            end.close()
+        for end in (writer, reader):
+            end.let_reader_go()
+            end.let_writer_go()
+        device.world.words.clear()
     os.close(fd)
 
 
-def test_half_a_handle_is_none():
-    page = bytearray(acks_size(1, 1))
-    acks = Acks(page, 0, 1)
-    acks.set_event(0, b"abcdefgh")
-    page[page.index(b"abcdefgh")] ^= 1
-    assert acks.event(0) is None
-    with pytest.raises(DeviceError, match="200 bytes"):
-        acks.set_event(0, bytes(200))
+def test_no_two_readers_write_to_one_cache_line():
+    assert acks_size(1, 1) % 64 == acks_size(7, 3) % 64 == 0
+    assert acks_size(7, 3) == 3 * acks_size(7, 1)
 
 
 def test_a_page_that_is_too_small_is_refused():
+    page = shared(mmap.mmap(-1, acks_size(4, 1)))
     with pytest.raises(ValueError, match="too few for 2 readers"):
-        Acks(bytearray(acks_size(4, 1)), 1, 4)
+        Acks(page, 1, 4)
 
 
-def test_a_reader_is_gone_when_its_process_is():
-    acks = Acks(bytearray(acks_size(1, 1)), 0, 1)
-    assert acks.reader_is_gone
-    acks.sign_in()
-    assert not acks.reader_is_gone
+@pytest.mark.parametrize("side", ["reader", "writer"])
+def test_a_side_is_gone_when_its_process_is(side):
+    acks = Acks(shared(mmap.mmap(-1, acks_size(1, 1))), 0, 1)
+
+    def is_gone() -> bool:
+        return getattr(acks, f"{side}_is_gone")
+
+    assert is_gone()
+    getattr(acks, f"sign_in_{side}")()
+    assert not is_gone()
+    assert acks.reader_is_gone != acks.writer_is_gone
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         from async_adag.gpu import acks as module
 
-        acks._words[2] = process.pid
-        acks._words[3] = module._started(process.pid)
-        assert not acks.reader_is_gone
+        at = {"reader": 1, "writer": 3}[side]
+        acks._words[at] = process.pid
+        acks._words[at + 1] = module._started(process.pid)
+        assert not is_gone()
         process.kill()
-    assert acks.reader_is_gone
+    assert is_gone()
 
 
 # What nobody refers to any more.

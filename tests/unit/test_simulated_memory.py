@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import mmap
+
 import pytest
 
 from async_adag.gpu.interface import DeviceError, NotExportable, Span
 from async_adag.gpu.simulated import Misuse, Race, SimulatedPool, Simulation
-from tests.simulated import SIZE, Pair, fill, guards, look
+from tests.simulated import SIZE, Pair, fill, guards, look, words
 
 
 @pytest.fixture
@@ -210,14 +212,11 @@ def test_memory_of_a_dead_process_cannot_be_opened_but_what_is_open_stays():
     pair = Pair()
     third = pair.simulation.process()
     handle = pair.writer.export(pair.memory.span).handle
-    event = pair.writer.event(shared=True).export()
     pair.writer.write(pair.memory.span, bytes(SIZE))
     pair.reader.hear(pair.writer.tell())
     pair.writer.kill()
     with pytest.raises(DeviceError, match="cannot open memory"):
         third.open(handle)
-    with pytest.raises(DeviceError, match="cannot open event"):
-        third.open_event(event)
     assert pair.reader.read(pair.mapping.span) == bytes(SIZE)
     pair.mapping.close()
     with pytest.raises(DeviceError, match="cannot open freed memory"):
@@ -267,56 +266,46 @@ def test_a_pool_hands_out_first_what_came_back_last_for_the_same_stream(alone):
 
 
 def test_what_cannot_be_done_with_an_event_that_was_closed():
-    for doing in ("record", "wait", "query", "synchronize", "export"):
+    for doing in ("record", "wait", "query", "synchronize"):
         pair = Pair()
-        event = pair.writer.event(shared=True)
+        event = pair.writer.event()
         event.close()
         event.close()
-        with pytest.raises(Misuse, match=r"event #\d+ of writer, which writer has closed"):
+        with pytest.raises(Misuse, match=r"event #\d+ of writer, which it has closed"):
             getattr(pair.sending, doing)(event) if doing in ("record", "wait") else getattr(event, doing)()
 
 
-def test_an_opened_event_ends_with_the_one_it_was_opened_from():
-    pair = Pair()
-    event = pair.writer.event(shared=True)
-    there = pair.reader.open_event(event.export())
-    assert there.query()
-    event.close()
-    with pytest.raises(Misuse, match=r"reader waits for event .*, which writer has closed"):
-        pair.using.wait(there)
+def test_an_event_is_of_one_process():
+    for doing in ("record", "wait"):
+        pair = Pair()
+        with pytest.raises(Misuse, match=r"reader (records|waits for) event #\d+ of writer"):
+            getattr(pair.using, doing)(pair.writer.event())
+
+
+def test_words_lie_in_whole_words_of_whole_pages():
+    device = Simulation().process()
+    page = memoryview(mmap.mmap(-1, 2 * mmap.PAGESIZE))
+    for memory in (page[8:], page[: mmap.PAGESIZE - 1]):
+        with pytest.raises(DeviceError, match="begins with a page"):
+            device.words(memory)
 
 
 @guards
-def test_an_event_is_not_closed_while_another_process_waits_for_it(guarded):
+def test_words_are_not_closed_while_a_stream_needs_them(guarded):
     pair = Pair()
-    event = pair.writer.event(shared=True)
-    there = pair.reader.open_event(event.export())
-    pair.sending.record(event)
-    pair.using.wait(there)
-    pair.sending.wait(event)
-    there.close()
+    there, here = words(pair)
+    there.store(pair.sending, 0, 1)
+    here.wait(pair.using, 0, 1)
     if guarded:
         pair.simulation.run()
-        event.close()
+        here.close()
+        here.close()
+        there.close()
+        with pytest.raises(Misuse, match="which it has closed"):
+            there.store(pair.sending, 0, 2)
     else:
-        with pytest.raises(Misuse, match=r"writer closes event .*, which wait #0 .stream 1 of reader. waits for"):
-            event.close()
-
-
-def test_events_are_shared_when_they_were_made_so():
-    pair = Pair()
-    event = pair.writer.event(shared=True)
-    there = pair.reader.open_event(event.export())
-    with pytest.raises(DeviceError, match="writer cannot open event"):
-        pair.writer.open_event(event.export())
-    with pytest.raises(DeviceError, match="another device"):
-        pair.simulation.process(device=1).open_event(event.export())
-    with pytest.raises(DeviceError, match="no handle of simulated event"):
-        pair.reader.open_event(pair.writer.export(pair.memory.span).handle)
-    with pytest.raises(Misuse, match="not its to share"):
-        there.export()
-    with pytest.raises(Misuse, match="not its to share"):
-        pair.writer.event().export()
+        with pytest.raises(Misuse, match=r"reader closes 512 words, which await #0 .stream 1 of reader. needs"):
+            here.close()
 
 
 def test_an_adopted_stream_is_the_same_stream_and_stays_open(alone):
@@ -356,14 +345,15 @@ def test_processes_know_their_device():
 def test_what_is_left_open_is_told():
     pair = Pair()
     sender, receiver = pair.link()
-    event = pair.writer.event(shared=True)
-    there = pair.reader.open_event(event.export())
+    pair.writer.event()
+    _, there = words(pair)
     assert pair.simulation.belongings() == [
         "memory #4 of writer (64 bytes), in writer",
         "event #7 of writer, in writer",
+        "512 words, in writer",
         "stream 1 of writer",
         "the mapping of memory #4 of writer (64 bytes), in reader",
-        "event #7 of writer, in reader",
+        "512 words, in reader",
         "stream 1 of reader",
         f"{sender._pairing} at rank 0",
         f"{sender._pairing} at rank 1",
@@ -372,7 +362,7 @@ def test_what_is_left_open_is_told():
         thing.close()
     pair.writer.hear(pair.reader.tell())
     receiver.destroy()
-    assert len(pair.simulation.belongings()) == 4
+    assert len(pair.simulation.belongings()) == 5
     sender.destroy()
     pair.memory.close()
     pair.writer.kill()

@@ -8,7 +8,7 @@ import pytest
 
 from async_adag.gpu.interface import Span
 from async_adag.gpu.simulated import Misuse, Race, SimulatedPool, Simulation
-from tests.simulated import SIZE, Pair, fill, found, guards, look
+from tests.simulated import SIZE, Pair, fill, found, guards, look, words
 
 
 @guards
@@ -214,19 +214,56 @@ def test_what_an_event_was_recorded_behind_counts_when_it_was_waited_for():
 
 
 @guards
-def test_another_process_waits_for_an_event_of_which_it_was_told(guarded):
-    """Without the message, it might as well have captured what was recorded before, or nothing."""
+def test_another_process_waits_for_a_word(guarded):
     pair = Pair()
-    event = pair.writer.event(shared=True)
-    there = pair.reader.open_event(event.export())
+    there, here = words(pair)
     fill(pair.writer, pair.sending, pair.memory.span, 7)
-    pair.sending.record(event)
+    there.store(pair.sending, 3, 5)
     if guarded:
-        pair.reader.hear(pair.writer.tell())
-    pair.using.wait(there)
+        here.wait(pair.using, 3, 5)
     seen = look(pair.reader, pair.using, pair.mapping.span)
-    found(pair.simulation, guarded, Race, "read by look .*stream 1 of reader.* after fill .*stream 1 of writer")
+    found(pair.simulation, guarded, Race, "look .*stream 1 of reader.* fill .*stream 1 of writer|fill .* look")
     assert seen == ([bytes([7]) * SIZE] if guarded else [])
+
+
+@guards
+def test_a_word_must_be_stored_behind_what_it_tells(guarded):
+    pair = Pair()
+    there, here = words(pair)
+    fill(pair.writer, pair.sending, pair.memory.span, 7)
+    there.store(pair.sending if guarded else pair.writer.stream(), 0, 1)
+    here.wait(pair.using, 0, 1)
+    look(pair.reader, pair.using, pair.mapping.span)
+    found(pair.simulation, guarded, Race, "(look|fill) .* nothing orders|nothing orders")
+
+
+def test_a_word_that_has_come_further_proves_no_more_than_the_first_that_would_do():
+    pair = Pair()
+    there, here = words(pair)
+    there.store(pair.sending, 0, 1)
+    fill(pair.writer, pair.sending, pair.memory.span, 7)
+    there.store(pair.sending, 0, 2)
+    pair.simulation.run()
+    here.wait(pair.using, 0, 1)
+    look(pair.reader, pair.using, pair.mapping.span)
+    with pytest.raises(Race):
+        pair.simulation.run()
+
+
+@guards
+def test_a_host_that_sees_a_word_knows_what_came_before(guarded):
+    pair = Pair()
+    there, here = words(pair)
+    fill(pair.writer, pair.sending, pair.memory.span, 7)
+    there.store(pair.sending, 0, 1)
+    assert here.load(0) == 0
+    pair.simulation.run()
+    if guarded:
+        assert here.load(0) == 1
+        assert pair.reader.read(pair.mapping.span) == bytes([7]) * SIZE
+    else:
+        with pytest.raises(Race):
+            pair.reader.read(pair.mapping.span)
 
 
 @guards
@@ -250,55 +287,6 @@ def test_a_message_tells_what_was_known_when_it_was_sent():
     pair.reader.hear(told)
     with pytest.raises(Race, match=r"a read .* after a write"):
         pair.reader.read(pair.mapping.span)
-
-
-def test_an_event_recorded_on_proves_what_its_earlier_recordings_did():
-    """One event for a whole stream, recorded ahead of the reader, which was told of the first recording only."""
-    pair = Pair()
-    spare = pair.writer.allocate(SIZE)
-    event = pair.writer.event(shared=True)
-    there = pair.reader.open_event(event.export())
-    fill(pair.writer, pair.sending, pair.memory.span, 7)
-    pair.sending.record(event)
-    pair.reader.hear(pair.writer.tell())
-    fill(pair.writer, pair.sending, spare.span, 8)
-    pair.sending.record(event)
-    pair.using.wait(there)
-    look(pair.reader, pair.using, pair.mapping.span)
-    pair.simulation.run()
-    assert [done.what for done in pair.simulation.history][-2:] == ["wait #0", "look #1"]
-    pair.reader.hear(pair.writer.tell())
-    mapping = pair.reader.open(pair.writer.export(spare.span).handle)
-    look(pair.reader, pair.using, mapping.span)
-    with pytest.raises(Race):
-        pair.simulation.run()  # it did wait for the second recording, but only by luck
-
-
-def test_an_event_recorded_on_another_stream_does_not_prove_its_earlier_recordings():
-    pair = Pair()
-    event = pair.writer.event(shared=True)
-    there = pair.reader.open_event(event.export())
-    fill(pair.writer, pair.sending, pair.memory.span, 7)
-    pair.sending.record(event)
-    pair.reader.hear(pair.writer.tell())
-    pair.writer.stream().record(event)
-    pair.using.wait(there)
-    look(pair.reader, pair.using, pair.mapping.span)
-    with pytest.raises(Race):
-        pair.simulation.run()
-
-
-def test_recordings_that_all_processes_know_to_be_over_are_forgotten():
-    pair = Pair()
-    event = pair.writer.event(shared=True)
-    for _ in range(5):
-        pair.sending.record(event)
-        pair.reader.hear(pair.writer.tell())
-    assert len(event.recordings.tickets) == 2
-    own = pair.writer.event()
-    for _ in range(5):
-        pair.sending.record(own)
-    assert len(own.recordings.tickets) == 1
 
 
 # Links

@@ -10,7 +10,7 @@ import pytest
 
 from async_adag.gpu.interface import DeviceError, Span
 from async_adag.gpu.simulated import Deadlock, Misuse, Simulation, explore
-from tests.simulated import SIZE, Pair, fill, join, look
+from tests.simulated import SIZE, Pair, fill, join, look, words
 
 
 def busy(device, stream, seconds: float, what: str = "kernel") -> None:
@@ -277,23 +277,24 @@ def test_a_device_without_room_for_another_transfer_has_it_wait():
 
 def test_work_left_undone_is_told_with_what_it_waits_for():
     pair = Pair()
-    event = pair.writer.event(shared=True)
-    there = pair.reader.open_event(event.export())
+    event = pair.writer.event()
+    there, here = words(pair)
     sender, _ = pair.link()
     sender.send(pair.memory.span, pair.sending)
     sender.send(pair.memory.span, pair.writer.stream())
+    there.store(pair.sending, 0, 1)
     pair.sending.record(event)
-    pair.using.wait(there)
+    here.wait(pair.using, 0, 1)
     with pytest.raises(Deadlock) as caught:
         pair.simulation.run()
     link = sender._pairing
     assert str(caught.value) == (
         f"nothing can go on: stream 1 of writer waits with send #0 for reader to receive on {link}; "
-        f"stream 1 of reader waits with wait #0 for event #7 of writer; "
+        f"stream 1 of reader waits with await #0 for word 0 to be 1; "
         f"stream 2 of writer waits with send #0 for send #0 (stream 1 of writer), which is before it on {link}"
     )
-    with pytest.raises(Deadlock, match=r"reader waits for event #7 of writer, and nothing can go on"):
-        there.synchronize()
+    with pytest.raises(Deadlock, match=r"writer waits for event #7 of writer, and nothing can go on"):
+        event.synchronize()
     assert not pair.simulation.faults
 
 
@@ -326,18 +327,21 @@ def test_a_dead_process_leaves_its_peer_waiting_until_the_link_is_destroyed(tran
     pair.memory.close()
 
 
-def test_a_dead_process_leaves_others_waiting_for_its_events():
+def test_a_dead_process_leaves_others_waiting_for_its_words_until_a_host_stores_them():
     pair = Pair()
-    event = pair.writer.event(shared=True)
-    there = pair.reader.open_event(event.export())
-    pair.sending.record(event)
-    pair.simulation.run()
-    busy(pair.writer, pair.sending, 1.0)
-    pair.sending.record(event)
-    pair.using.wait(there)
+    there, here = words(pair)
+    other = pair.reader.stream()
+    look(pair.writer, pair.sending, pair.memory.span)
+    there.store(pair.sending, 0, 1)
+    here.wait(pair.using, 0, 1)
     pair.writer.kill()
-    assert not there.query()
-    assert pair.simulation.settle() == ["stream 1 of reader waits with wait #0 for event #7 of writer"]
+    assert pair.simulation.settle() == ["stream 1 of reader waits with await #0 for word 0 to be 1"]
+    fill(pair.reader, other, pair.mapping.span, 1)
+    page = here._array
+    page[:8] = (1 << 62).to_bytes(8, "little")
+    seen = look(pair.reader, pair.using, pair.mapping.span)  # which nothing orders, and nobody minds any more
+    pair.simulation.run()
+    assert len(seen) == 1
 
 
 def test_a_peer_that_is_dead_cannot_be_met():

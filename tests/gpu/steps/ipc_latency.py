@@ -5,11 +5,12 @@ sees that its own stream has got past the wait for it. *Device*: the writer's ke
 reader's wait is issued; from the end of the last one to the beginning of the reader's first kernel, by the
 device's clock. The notes go through a queue in shared memory at which both ends look without sleeping. Without
 MPS, two processes do not run on one GPU at the same moment, so what takes the device from one to the other is in
-it.
+it: the floor is the same by a bare word, which one process has its stream store and the other's waits for.
 """
 
 from __future__ import annotations
 
+import mmap
 import time
 from typing import Any
 
@@ -31,6 +32,7 @@ PRODUCING = 400e-6  # seconds that the writer's kernel takes, so that the reader
 SLOTS = slots_for(1)
 EACH = WARM + HOST + WARM + DEVICE
 MESSAGES = len(SIZES) * EACH
+FLOOR = EACH  # messages
 
 
 def reader(line: Line, page: Page, inbox: Mailbox, outbox: Mailbox) -> None:
@@ -96,7 +98,63 @@ def measure(figures: Figures, name: str, source: Any, target: str) -> dict[str, 
     return {"messages": number, "wrong": wrong}
 
 
+def floor_reader(line: Line, page: Page, inbox: Mailbox, outbox: Mailbox) -> None:
+    end = Reader(1)
+    words = end.device.words(memoryview(page.memory))
+    stamps = Pinned(FLOOR)
+    ready = end.device.event()
+    line.put("ready")
+    while (message := inbox.get()) is not None:
+        number, by_device = message
+        words.wait(end.stream, 0, number + 1)
+        if by_device:
+            end.kernels.spin_and_stamp(end.compute, 0, stamps.at(number))
+            outbox.put(0)
+        end.stream.record(ready)
+        while not ready.query():
+            pass
+        outbox.put(time.perf_counter_ns())
+    settle()
+    line.put(stamps.words.tolist())
+    words.close()
+
+
+def measure_floor(figures: Figures) -> int:
+    page, inbox, outbox = Page(mmap.PAGESIZE), Mailbox(), Mailbox()
+    host: list[float] = []
+    device: list[int] = []
+    with peer(floor_reader, page, inbox, outbox) as line:
+        end = Writer(Pooled())
+        words = end.device.words(memoryview(page.memory))
+        stamps = Pinned(FLOOR)
+        line.get()
+        for number in range(FLOOR):
+            by_device = number >= WARM + HOST
+            settle()
+            if by_device:
+                end.kernels.spin_and_stamp(end.compute, PRODUCING, stamps.at(number))
+            begin = time.perf_counter_ns()
+            words.store(end.stream, 0, number + 1)
+            inbox.put((number, by_device))
+            if by_device:
+                outbox.get()
+            seen = outbox.get()
+            if number >= WARM + HOST + WARM:
+                device.append(number)
+            elif WARM <= number < WARM + HOST:
+                host.append((seen - begin) / 1e9)
+        settle()
+        inbox.put(None)
+        begun = line.get()
+        words.close()
+    ended = stamps.words.tolist()
+    figures.latencies("the floor: a bare word, host", host)
+    figures.latencies("the floor: a bare word, device", [(begun[n] - ended[n]) / 1e9 for n in device])
+    return len(device)
+
+
 def ipc_latency(figures: Figures) -> dict[str, Any]:
+    assert measure_floor(figures) == DEVICE
     return {
         "where it is": measure(figures, "where it is", Exported(), "p50 <= 40"),
         "copied": measure(figures, "copied once", Pooled(), ""),

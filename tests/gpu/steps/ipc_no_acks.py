@@ -2,7 +2,7 @@
 
 The reader's host is done with each message at once, while its device takes long to come to it. There are two
 slots, so every message but the first two is put where another is being read. With our sender all are right; with
-one whose streams do not wait for the reader's events, the check on the device finds that they are not.
+one whose streams do not wait for the reader's acks, the check on the device finds that they are not.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def wrong_where(heedless: bool) -> list[int]:
 
 def ipc_no_acks(figures: Figures) -> dict[str, Any]:
     with_acks, without = wrong_where(heedless=False), wrong_where(heedless=True)
-    figures.add("with the readers' events", target="0 wrong", messages=MESSAGES, wrong=len(with_acks))
+    figures.add("with the reader's acks", target="0 wrong", messages=MESSAGES, wrong=len(with_acks))
     figures.add("without them", target="detected", messages=MESSAGES, wrong=len(without))
     return {"with": with_acks, "without": without}
 
