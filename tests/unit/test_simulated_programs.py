@@ -8,8 +8,8 @@ the streams can reach together, which knows nothing of clocks.
 
 from __future__ import annotations
 
-import hashlib
 import contextlib
+import hashlib
 import mmap
 from typing import NamedTuple
 
