@@ -545,6 +545,7 @@ def run_hosts(run: Run, random: Random, *, events: Sequence[Callable[[], None]] 
             return
         if left and random.random() < 0.01:
             left.pop(0)()
+            idle = 0
             continue
         choice = random.randrange(len(hosts) + 1)
         if choice == len(hosts):

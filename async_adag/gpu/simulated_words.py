@@ -26,13 +26,13 @@ class Word:
     """A word, whichever processes have it.
 
     Attributes:
-        stores: by streams: the value, when it was stored, and what had happened before.
+        stores: by streams: the value, when it was stored, and what had happened before; and what it began with.
     """
 
     def __init__(self, memory: memoryview, name: str) -> None:
         self._memory = memory
         self._name = name
-        self.stores: list[tuple[int, float, Clock]] = []
+        self.stores: list[tuple[int, float, Clock]] = [(self.value, 0.0, Clock())]
 
     def __str__(self) -> str:
         return self._name
@@ -48,7 +48,7 @@ class Word:
         self.stores.append((value, at, clock))
 
     def reaching(self, value: int) -> list[tuple[float, Clock]]:
-        """The stores by streams of at least that."""
+        """Those of at least that."""
         return [(at, clock) for stored, at, clock in self.stores if stored >= value]
 
 

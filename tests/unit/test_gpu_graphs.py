@@ -109,6 +109,7 @@ def test_when_something_fails_all_hosts_end_and_the_living_have_nothing_left(mon
         run_hosts(run, random, events=[how[kind], run.stop])
         run.close()
         assert run.belongings() == []
+        assert simulation.waiting() == []
 
 
 class ForgetfulSender(LinkSender):

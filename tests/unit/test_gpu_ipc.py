@@ -241,6 +241,35 @@ def test_a_reader_waits_until_the_slot_is_ready(make_edge, sender, exportable):
             edge.simulation.run()
 
 
+@pytest.mark.parametrize("leased", [True, False], ids=["leased", "copied"])
+def test_a_follower_gets_there_when_what_arrives_is_whole_and_closing_waits_for_it(make_edge, leased):
+    edge = make_edge()
+    edge.receiver._linger = 0.0
+    if not leased:
+        edge.receiver._limit = 0
+    follower, event = edge.reader.stream(), edge.reader.event()
+    edge.receiver.follower = follower
+    edge.reader.kernel(follower, seconds=2.0, what="ahead")
+    edge.writer.kernel(edge.compute, seconds=4.0, what="work")
+    arrived = edge.receive(edge.announce(100))
+    edge.reader.kernel(follower, reads=[arrived[0].span], what="look")
+    follower.record(event)
+    edge.simulation.advance(3.0)
+    assert not event.query()  # the writer is not there yet
+    edge.simulation.run()
+    assert event.query()
+    edge.reader.kernel(follower, seconds=2.0, what="ahead")
+    arrived = edge.receive(edge.announce(100))
+    del arrived
+    edge.receiver._arrivals.collect()
+    edge.simulation.advance(1.0)
+    edge.receiver.close()
+    assert edge.receiver.is_free is (not leased)  # a follower that waits for a word needs it
+    edge.simulation.run()
+    edge.receiver.close()
+    assert edge.receiver.is_free
+
+
 # When one side has ended.
 
 

@@ -250,6 +250,18 @@ def test_a_word_that_has_come_further_proves_no_more_than_the_first_that_would_d
         pair.simulation.run()
 
 
+def test_what_a_word_began_with_proves_nothing():
+    pair = Pair()
+    there, here = words(pair)
+    fill(pair.writer, pair.sending, pair.memory.span, 7)
+    there.store(pair.sending, 0, 1)
+    pair.simulation.run()
+    here.wait(pair.using, 0, 0)
+    look(pair.reader, pair.using, pair.mapping.span)
+    with pytest.raises(Race):
+        pair.simulation.run()
+
+
 @guards
 def test_a_host_that_sees_a_word_knows_what_came_before(guarded):
     pair = Pair()
