@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
+from async_adag.actor.communicators import Communicators
 from async_adag.actor.gpu_edges import Incoming, make_gpu_movers
 from async_adag.actor.moved import MovedReader, Movers
 from async_adag.actor.wiring import Endpoints
@@ -37,6 +38,7 @@ class GpuResults:
     def __init__(self, moves: tuple[GpuMove, ...], ends: Endpoints, slots: dict[int, int]) -> None:
         movers = Movers()
         make_gpu_movers(movers, moves, ends.pages, {}, slots)
+        self._watch = Communicators((), movers.check_peers)
         self._device = find_device()
         self._stream = self._device.stream()
         self._completions: Completions | None = None
@@ -47,6 +49,7 @@ class GpuResults:
             receiver.follow(self._stream)
             edge = f"the edge from {ends.edges.get(number, '')}"
             ends.readers[number] = MovedReader(ends.readers[number], receiver, edge, contextlib.nullcontext)
+        self._watch.start([])
 
     def settle(self, future: asyncio.Future[Any], value: Any, settle: Settle) -> None:
         """Have ``settle(future, value, error)`` called once what has arrived so far is there; from any thread.
@@ -66,6 +69,7 @@ class GpuResults:
 
     def close(self) -> None:
         """Let go of the device; what is still awaited is settled now, and is there in the order of the streams."""
+        self._watch.close()
         completions, self._completions = self._completions, None
         if completions is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed

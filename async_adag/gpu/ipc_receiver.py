@@ -158,7 +158,7 @@ class IpcReceiver:
     def check_writer(self) -> None:
         """`release`, if the writer's process has ended."""
         with suppress(ValueError):  # all has been let go of
-            if self._page.writer_is_gone:
+            if self._page.writer_has_ended:
                 self.release()
 
     @property

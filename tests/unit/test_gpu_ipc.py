@@ -460,25 +460,27 @@ def test_a_page_that_is_too_small_is_refused():
 
 
 @pytest.mark.parametrize("side", ["reader", "writer"])
-def test_a_side_is_gone_when_its_process_is(side):
+def test_a_side_has_ended_when_its_process_has(side):
     acks = Acks(shared(mmap.mmap(-1, acks_size(1, 1))), 0, 1)
 
-    def is_gone() -> bool:
-        return getattr(acks, f"{side}_is_gone")
+    def has_ended() -> bool:
+        return getattr(acks, f"{side}_has_ended")
 
-    assert is_gone()
+    assert acks.reader_is_gone
+    assert not has_ended()
     getattr(acks, f"sign_in_{side}")()
-    assert not is_gone()
-    assert acks.reader_is_gone != acks.writer_is_gone
+    assert acks.reader_is_gone is (side == "writer")
+    assert not has_ended()
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         from async_adag.gpu import acks as module
 
         at = {"reader": 1, "writer": 3}[side]
         acks._words[at] = process.pid
         acks._words[at + 1] = module._started(process.pid)
-        assert not is_gone()
+        assert not has_ended()
         process.kill()
-    assert is_gone()
+    assert has_ended()
+    assert not acks.writer_has_ended or side == "writer"
 
 
 # What nobody refers to any more.
