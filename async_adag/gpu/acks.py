@@ -122,6 +122,10 @@ class Acks:
         """Whether a process has signed in as the writer, and has ended."""
         return self._has_ended(_WRITER)
 
+    def ready(self, slot: int) -> int:
+        """The last generation of a slot that the writer's device has filled; 0: none yet; or `LET_GO`."""
+        return self._words[self._ready(slot)]
+
     def issued(self, slot: int) -> int:
         """The last generation of a slot whose ack the reader has issued; 0: none yet."""
         return self._words[self._issued(slot)]
