@@ -72,11 +72,15 @@ class ToldAcks(Acks):
 
     @property
     def reader_is_gone(self) -> bool:
+        return self.reader_has_ended
+
+    @property
+    def reader_has_ended(self) -> bool:
         self._words[0]  # raises as the real one, where this end is closed
         return not self._page.reader_devices[self._reader].host.alive
 
     @property
-    def writer_is_gone(self) -> bool:
+    def writer_has_ended(self) -> bool:
         self._words[0]
         assert self._page.writer_device is not None
         return not self._page.writer_device.host.alive

@@ -3,8 +3,8 @@
 A loop that waits inside one cannot be asked to end. So a thread watches whether the driver has let go of the
 graph, and then destroys the communicators under the loop's hands: that ends their calls, if they are made for it.
 
-In the same way a loop may wait, in a method, for a stream that waits for another process. Once the driver has let
-go of the graph, the thread looks again and again whether such processes have ended, and has the streams go on.
+In the same way a loop may wait, in a method, for a stream that waits for another process. The thread looks now and
+then whether such processes have ended, and has the streams go on.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from async_adag.graph.plan import Membership
 _log = logging.getLogger(__name__)
 
 _PATIENCE = 1.0  # seconds for the thread to end
-_PERIOD_MS = 100  # between two looks at whether peers live
+_PERIOD_MS = 250  # between two looks at whether peers live
 
 
 class Communicators:
@@ -30,7 +30,7 @@ class Communicators:
     Args:
         memberships: what it is a rank of.
         check_peers: has streams go on that wait for processes that have ended; called by the thread, again and
-            again while the loop does not end (None: there are no such streams).
+            again (None: there are no such streams).
     """
 
     def __init__(self, memberships: tuple[Membership, ...], check_peers: Callable[[], None] | None = None) -> None:
@@ -84,14 +84,15 @@ class Communicators:
         poll = select.poll()
         for fd in (closing, *sentinels):
             poll.register(fd, select.POLLIN)
-        if closing not in dict(poll.poll()):
-            self._destroy()
-            for fd in sentinels:
-                poll.unregister(fd)
+        period = None if self._check_peers is None else _PERIOD_MS
+        while closing not in (ready := dict(poll.poll(period))):
+            if ready:
+                self._destroy()
+                for fd in sentinels:
+                    poll.unregister(fd)
+                sentinels = []
             if self._check_peers is not None:
-                while not poll.poll(_PERIOD_MS):
-                    self._check_peers()
-            poll.poll()
+                self._check_peers()
         os.close(closing)
 
     def _destroy(self) -> None:

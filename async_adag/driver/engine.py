@@ -464,6 +464,7 @@ class Engine:
         self._arrivals.abandon(reason, self._loop.is_here())
         self.line.dismiss(self._refusal)
         _wake_all(self._quiet)
+        self._receive_no_more()
         self.deployment.end_loops()
         self._loop.release()
         self.blocking.tell()
@@ -501,6 +502,7 @@ class Engine:
     def send_stop(self) -> None:
         """Write STOP behind the last execution; only when `is_quiet`."""
         if self.life.state is State.DRAINING:
+            self._receive_no_more()
             for writer in self._writers:
                 writer.stage(writer.encode(STOP))
                 writer.publish()
@@ -511,6 +513,10 @@ class Engine:
         self.take_in()
         if self.life.move(State.CLOSED):
             self._end(torn_down)
+
+    def _receive_no_more(self) -> None:
+        if self.deployment.gpu_results is not None:
+            self.deployment.gpu_results.receive_no_more()
 
     def release(self, wait: bool) -> None:
         """Let go of every descriptor and mapping; again is harmless.

@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
+from async_adag.actor.communicators import Communicators
 from async_adag.actor.gpu_edges import Incoming, make_gpu_movers
 from async_adag.actor.gpu_staging import Placing
 from async_adag.actor.moved import MovedReader, Movers
@@ -39,6 +40,7 @@ class GpuResults:
     def __init__(self, moves: tuple[GpuMove, ...], ends: Endpoints, slots: dict[int, int]) -> None:
         movers = Movers()
         make_gpu_movers(movers, moves, ends.pages, {}, slots)
+        self._watch = Communicators((), movers.check_peers)
         self._device = find_device()
         self._stream = self._device.stream()
         self._completions: Completions | None = None
@@ -53,6 +55,8 @@ class GpuResults:
             assert isinstance(placer, Placing)
             placer.follow(self._stream)
             ends.readers[number] = StagedReader(ends.readers[number], placer)
+        self._receivers = list(movers.receivers.values())
+        self._watch.start([])
 
     def settle(self, future: asyncio.Future[Any], value: Any, settle: Settle) -> None:
         """Have ``settle(future, value, error)`` called once what has arrived so far is there; from any thread.
@@ -70,8 +74,14 @@ class GpuResults:
         with contextlib.suppress(RuntimeError):  # its loop is closed: nobody waits any more
             loop.call_soon_threadsafe(self._await, loop, future, value, settle)
 
+    def receive_no_more(self) -> None:
+        """All results have arrived that will: the writers, which wait for that at their end, may let go too."""
+        for receiver in self._receivers:
+            receiver.close()
+
     def close(self) -> None:
         """Let go of the device; what is still awaited is settled now, and is there in the order of the streams."""
+        self._watch.close()
         completions, self._completions = self._completions, None
         if completions is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed

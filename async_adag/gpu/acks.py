@@ -110,12 +110,21 @@ class Acks:
     @property
     def reader_is_gone(self) -> bool:
         """Whether the reader's process has ended, or none has signed in."""
-        return self._is_gone(_READER)
+        return self._words[_READER] == 0 or self.reader_has_ended
 
     @property
-    def writer_is_gone(self) -> bool:
-        """Whether the writer's process has ended, or none has signed in."""
-        return self._is_gone(_WRITER)
+    def reader_has_ended(self) -> bool:
+        """Whether a process has signed in as the reader, and has ended."""
+        return self._has_ended(_READER)
+
+    @property
+    def writer_has_ended(self) -> bool:
+        """Whether a process has signed in as the writer, and has ended."""
+        return self._has_ended(_WRITER)
+
+    def ready(self, slot: int) -> int:
+        """The last generation of a slot that the writer's device has filled; 0: none yet; or `LET_GO`."""
+        return self._words[self._ready(slot)]
 
     def issued(self, slot: int) -> int:
         """The last generation of a slot whose ack the reader has issued; 0: none yet."""
@@ -163,9 +172,9 @@ class Acks:
         self._words[at + 1] = _started(os.getpid())
         self._words[at] = os.getpid()
 
-    def _is_gone(self, at: int) -> bool:
+    def _has_ended(self, at: int) -> bool:
         pid = self._words[at]
-        return pid == 0 or _started(pid) != self._words[at + 1]
+        return pid != 0 and _started(pid) != self._words[at + 1]
 
     def _ready(self, slot: int) -> int:
         return _FIRST + slot

@@ -79,7 +79,7 @@ class IpcReceiver:
         """A stream that waits for whatever arrives, too: what comes behind it there, comes when that is whole."""
         self._arrivals: Arrivals[_Lease | _Copy] = Arrivals(self._gone, self._finish)
         self._closed = False
-        self._let_go = False
+        self._whole: list[int] | None = None  # once the writer is given up: what had become ready, by slot
         self._unused = False
         self._freed = False
 
@@ -90,10 +90,10 @@ class IpcReceiver:
         """As `transfer.Receiver.receive`: where the writer has put it, unless too much is kept already."""
         if self._closed:
             raise DeviceError("this edge was closed")
-        if self._let_go:
-            raise DeviceError("nothing more is received here: its writer has ended, or was given up")
         self._arrivals.collect()
         slot, generation, news, places = note
+        if self._whole is not None and generation > self._whole[slot]:
+            raise DeviceError("this is not received: its writer has ended before it was ready, or was given up")
         for number, allocation in news:
             if number not in self._allocations:
                 self._allocations[number] = allocation, self._mappings.open(allocation).span
@@ -147,18 +147,20 @@ class IpcReceiver:
         self._page.store_ack(stream, slot, generation)
 
     def release(self) -> None:
-        """Give the writer up: streams here go on, whatever they wait for, and nothing more is received.
+        """Give the writer up: streams here go on, whatever they wait for, and only what is ready is received.
 
         What they find then is not what was sent. From any thread, again and again, as a writer that lives after
         all may store over this; harmless once all has been let go of.
         """
-        self._let_go = True
+        with suppress(ValueError):  # all has been let go of
+            if self._whole is None:
+                self._whole = [self._page.ready(slot) for slot in range(self._slots)]
         self._page.let_reader_go()
 
     def check_writer(self) -> None:
         """`release`, if the writer's process has ended."""
         with suppress(ValueError):  # all has been let go of
-            if self._page.writer_is_gone:
+            if self._page.writer_has_ended:
                 self.release()
 
     @property

@@ -183,7 +183,7 @@ class IpcSender:
         """
         with suppress(ValueError):  # it has been, meanwhile
             for page in self._pages:
-                if page.reader_is_gone:
+                if page.reader_has_ended:
                     page.let_writer_go()
 
     def close(self) -> None:

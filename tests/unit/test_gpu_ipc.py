@@ -296,8 +296,8 @@ def test_a_reader_that_is_released_goes_on_and_nothing_is_left(make_edge):
     edge.receiver.release()
     edge.receiver.release()
     edge.simulation.run()
-    with pytest.raises(DeviceError, match="nothing more is received"):
-        edge.receiver.receive((0, 3, [], []), [], edge.use)
+    with pytest.raises(DeviceError, match="its writer has ended before it was ready"):
+        edge.receiver.receive((1, 2, [], []), [], edge.use)
     arrived = other.receive(other.announce(10))
     edge.reader.kernel(other.use, reads=[kept[0].span, arrived[0].span], what="look")
     other.use.record(event)
@@ -330,6 +330,29 @@ def test_a_reader_gives_up_a_writer_that_has_ended_and_none_that_lives(make_edge
     del arrived
     edge.receiver.close()
     assert edge.simulation.belongings() == []
+
+
+def test_what_a_dead_writer_had_finished_is_received_all_the_same(make_edge):
+    edge = make_edge()
+    edge.receive(edge.announce(100))
+    edge.receiver._arrivals.collect()
+    edge.simulation.run()
+    done = edge.announce(100)  # in memory that has been opened
+    edge.simulation.run()
+    edge.writer.kernel(edge.compute, seconds=1.0, what="work")
+    undone = edge.announce(100)
+    edge.simulation.advance(0.5)
+    edge.writer.kill()
+    for _ in range(2):
+        edge.receiver.check_writer()
+    ((slot, generation, _, places), sizes, told) = done
+    edge.reader.hear(told)
+    arrived = edge.receiver.receive((slot, generation, [], places), sizes, edge.use)
+    edge.reader.kernel(edge.use, reads=[arrived[0].span], what="look")
+    edge.simulation.run()
+    assert not any(queue.let_go for queue in edge.simulation.queues)
+    with pytest.raises(DeviceError, match="before it was ready"):
+        edge.receiver.receive(undone[0], sizes, edge.use)
 
 
 @pytest.mark.parametrize("kept", [True, False])
@@ -460,25 +483,27 @@ def test_a_page_that_is_too_small_is_refused():
 
 
 @pytest.mark.parametrize("side", ["reader", "writer"])
-def test_a_side_is_gone_when_its_process_is(side):
+def test_a_side_has_ended_when_its_process_has(side):
     acks = Acks(shared(mmap.mmap(-1, acks_size(1, 1))), 0, 1)
 
-    def is_gone() -> bool:
-        return getattr(acks, f"{side}_is_gone")
+    def has_ended() -> bool:
+        return getattr(acks, f"{side}_has_ended")
 
-    assert is_gone()
+    assert acks.reader_is_gone
+    assert not has_ended()
     getattr(acks, f"sign_in_{side}")()
-    assert not is_gone()
-    assert acks.reader_is_gone != acks.writer_is_gone
+    assert acks.reader_is_gone is (side == "writer")
+    assert not has_ended()
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         from async_adag.gpu import acks as module
 
         at = {"reader": 1, "writer": 3}[side]
         acks._words[at] = process.pid
         acks._words[at + 1] = module._started(process.pid)
-        assert not is_gone()
+        assert not has_ended()
         process.kill()
-    assert is_gone()
+    assert has_ended()
+    assert not acks.writer_has_ended or side == "writer"
 
 
 # What nobody refers to any more.

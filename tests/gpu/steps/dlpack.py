@@ -127,7 +127,7 @@ def by_borders(libraries: Libraries, device: Any, producer: str, consumer: str, 
         array = wrap(arrived, consumer, kind, (COUNT,), 0)
         del arrived
         gc.collect()
-        if kept() is None:
+        if kept() is None and not (consumer == "jax" and dtype.startswith("float8")):  # which jax has copied
             return "the memory was let go of while an array lay in it"
         right = libraries.bytes_of(consumer, array) == expected
         settle()
