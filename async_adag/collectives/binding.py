@@ -26,8 +26,8 @@ class _Allreduce:
             op: "sum", "product", "max", "min", "avg" (of floating-point or complex numbers only), or Ray's
                 ``ReduceOp``.
             transport: "shm" for shared memory; "nccl" or "accelerator" for NCCL, which takes actors that have a
-                GPU each (else compiling raises ``GpuUnavailable``); None or "auto" for NCCL where that can be, and
-                shared memory otherwise; or a ``Communicator`` of yours, with the same actors, which is called.
+                GPU each (or compiling raises ``GpuUnavailable``); None or "auto" for NCCL if that can be, or
+                shared memory; or a ``Communicator`` of yours, with the same actors, which is then called.
 
         Returns:
             Nodes of the results, one for each actor, in the shape of ``inputs``: arrays of the same library, where
