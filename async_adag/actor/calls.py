@@ -124,6 +124,8 @@ class Call:
             value = next((part for part in value if type(part) is Failure), value)
         try:
             return writer.encode(value)
+        except ChannelError:
+            raise  # what is to carry the tensors cannot go on
         except Exception as error:
             annotate(error, f"async_adag: the result of {self.label} could not be pickled")
             return writer.encode(self.failure(error))

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from async_adag.channels.rendezvous import HungUp
 from async_adag.graph.plan import Membership
 
 _log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ class Communicators:
         self._memberships = memberships
         self._check_peers = check_peers
         self._started: list[Any] = []
+        self._given_up = False  # the driver has let go of the graph
         self._lock = threading.Lock()  # held while they are destroyed, by whichever thread comes first
         self._thread: threading.Thread | None = None
         self._closing = -1
@@ -48,22 +50,37 @@ class Communicators:
             sentinels: descriptors that become readable when the driver is gone, or has let go of the graph.
 
         Raises:
+            HungUp: the driver has let go of the graph meanwhile.
             Exception: what ``initialize`` raised; those that it had initialized are destroyed.
         """
         if not self._memberships and self._check_peers is None:
             return
         try:
-            for one in self._memberships:
-                one.communicator.initialize(one.rank)
-                self._started.append(one.communicator)
             self._closing = os.eventfd(0, os.EFD_CLOEXEC)
             self._thread = threading.Thread(
                 target=self._watch, args=(sentinels, self._closing), name="async_adag communicators", daemon=True
             )
             self._thread.start()
+            for one in self._memberships:
+                # Ours may be destroyed while it is waiting for a rank that never comes.
+                early = getattr(one.communicator, "waits_until_destroyed", False)
+                if early:
+                    self._note(one.communicator)
+                one.communicator.initialize(one.rank)
+                if not early:
+                    self._note(one.communicator)
         except BaseException:
             self.close()
             raise
+
+    def _note(self, communicator: Any) -> None:
+        """It is to be destroyed with the others from here on."""
+        with self._lock:
+            if not self._given_up:
+                self._started.append(communicator)
+                return
+        communicator.destroy()
+        raise HungUp("the graph's driver has let go of it")
 
     def unwatch(self) -> None:
         """End the thread, ahead of closing the sentinels; again is harmless."""
@@ -87,6 +104,7 @@ class Communicators:
         period = None if self._check_peers is None else _PERIOD_MS
         while closing not in (ready := dict(poll.poll(period))):
             if ready:
+                self._given_up = True
                 self._destroy()
                 for fd in sentinels:
                     poll.unregister(fd)

@@ -9,7 +9,6 @@ import atexit
 import threading
 import weakref
 from collections.abc import Sequence
-from contextlib import ExitStack
 from typing import Any
 
 from async_adag.actor.gpu_staging import Fetching, Placing
@@ -24,7 +23,6 @@ from async_adag.gpu.ipc_receiver import IpcReceiver
 from async_adag.gpu.ipc_sender import IpcSender
 from async_adag.gpu.links import LinkReceiver, LinkSender
 from async_adag.gpu.mappings import Mappings
-from async_adag.gpu.pool import Allocations, ExportablePool
 from async_adag.graph.plan import GpuMove
 from async_adag.protocol.frame import ChannelError
 
@@ -46,14 +44,11 @@ class _Gate:
 
     Args:
         device: the device.
-        pool: where cupy takes memory from in those threads: what is made there can be handed over as it is.
     """
 
-    def __init__(self, device: CudaDevice, pool: ExportablePool | None) -> None:
+    def __init__(self, device: CudaDevice) -> None:
         self.device = device
-        self._pool = pool
         self.mappings = Mappings(device)
-        self._users = 0
         self._threads = threading.local()
 
     def streams(self, packages: set[str]) -> list[Stream]:
@@ -61,21 +56,8 @@ class _Gate:
         if not hasattr(self._threads, "entered"):
             self._threads.entered = True
             self.device.enter()
-            if self._pool is not None:
-                ExitStack().enter_context(self._pool.using())
         handles = {current_stream(package, self.device.ordinal) for package in packages}
         return [self.device.adopt(handle) for handle in sorted(handles)]
-
-    def lend(self) -> Allocations | None:
-        """The pool's memory, for a sender; it is kept until as many have been `free`."""
-        self._users += 1
-        return None if self._pool is None else self._pool.allocations
-
-    def free(self) -> None:
-        """No reader of that sender's has anything open any more."""
-        self._users -= 1
-        if not self._users and self._pool is not None:
-            self._pool.close()
 
     def join(self, later: Stream, earlier: Stream) -> None:
         """Have ``later`` wait for what was issued to ``earlier``."""
@@ -123,11 +105,8 @@ class _Outgoing:
         if self._closed:
             return
         self._sender.close()
-        if not isinstance(self._sender, IpcSender):
+        if not isinstance(self._sender, IpcSender) or self._sender.is_free:
             self._closed = True
-        elif self._sender.is_free:
-            self._closed = True
-            self._gate.free()
         elif self not in _lingering:
             _lingering.append(self)
 
@@ -159,8 +138,8 @@ class Incoming:
                 wrap(memory, header.package, header.dtype, header.shape, self._gate.device.ordinal)
                 for memory, header in zip(arrived, headers, strict=True)
             ]
-        except (DeviceError, ImportError, ValueError) as error:
-            raise _broken(self._edge, error) from error
+        except Exception as error:
+            raise _broken(self._edge, error) from error  # what was sent has not been received, and is in the way
 
     def close(self) -> None:
         """See `moved.Receiver`."""
@@ -191,8 +170,7 @@ def make_gpu_movers(
         DeviceError: there is no device here.
     """
     device = find_device()
-    writes = any(move.by == "ipc" and move.reader is None for move in moves)
-    gate = _Gate(device, ExportablePool(device) if writes else None)
+    gate = _Gate(device)
     for end in [_lingering.pop() for _ in range(len(_lingering))]:
         end.close()
     for move in moves:
@@ -224,7 +202,7 @@ def _sender(
     if page is None:
         return LinkSender(gate.device, links, overlap=overlap)
     slots = slots_for(ring, move.readers)
-    return IpcSender(gate.device, page, move.readers, slots, gate.lend(), overlap=overlap)
+    return IpcSender(gate.device, page, move.readers, slots, overlap=overlap)
 
 
 def _receiver(

@@ -111,8 +111,13 @@ class ThreadLoop:
         self._first.clear()
         self._writers.clear()
         self._parking.close()
-        self._ends.close()
-        self._on_end(broken)
+        if broken and self._ends.pages:
+            # The writing ends wait for their readers, who are told to end by the driver.
+            self._on_end(broken)
+            self._ends.close()
+        else:
+            self._ends.close()
+            self._on_end(broken)
 
     def _execution(self, seq: int) -> bool:
         """One execution; False when the channels say stop."""

@@ -158,7 +158,7 @@ def take_out(value: Any, *, on_gpu: bool = False, off_gpu: bool = False) -> tupl
         return value, []
     file = io.BytesIO()
     buffers: list[PickleBuffer] = []
-    taken = _Taken()
+    taken = _Taken(keeps_rest=off_gpu)
     _Pickler(file, buffers, taken, _kinds_to_take(on_gpu, off_gpu)).dump(value)
     carried = taken.carried()
     headers: list[Header] = []
@@ -216,9 +216,14 @@ def _flat(library: str, tensor: Any) -> Any:
 
 
 class _Taken:
-    """What was taken out of a value, in the order in which it was found, and the library that each part is of."""
+    """What was taken out of a value, in the order in which it was found, and the library that each part is of.
 
-    def __init__(self) -> None:
+    Args:
+        keeps_rest: whether tensors that are not to be carried stay the objects that they are, unpickled.
+    """
+
+    def __init__(self, *, keeps_rest: bool = False) -> None:
+        self._keeps_rest = keeps_rest
         self.parts: list[Any] = []
         self.of: list[str] = []
 
@@ -229,6 +234,8 @@ class _Taken:
     def take(self, library: str, is_one: Callable[[Any], bool], part: Any) -> Any:
         """Reduce a part of the value: to its number, or, where it is none to be taken out, as ever."""
         if not is_one(part):
+            if self._keeps_rest:
+                return self.take("", lambda _: True, part)
             reduce = CloudPickler.dispatch_table.get(type(part))
             return part.__reduce_ex__(5) if reduce is None else reduce(part)
         self.parts.append(part)
@@ -239,8 +246,8 @@ class _Taken:
 def _kinds_to_take(on_gpu: bool, off_gpu: bool) -> list[tuple[type, str, Callable[[Any], bool]]]:
     """The types to look for where only some tensors are asked for; see `take_out`."""
     if off_gpu:
-        kinds = [kind for kind in _kinds() if kind[1] in ("", "torch")]
-        return [(kind, of, _is_off_gpu if of else is_one) for kind, of, is_one in kinds]
+        kinds = [kind for kind in _kinds() if kind[1] != "numpy"]
+        return [(kind, of, _IS_OFF_GPU.get(of, is_one)) for kind, of, is_one in kinds]
     if on_gpu:
         kinds = [kind for kind in _kinds() if kind[1] != "numpy"]
         return [(kind, of, _is_on_gpu if of == "torch" else is_one) for kind, of, is_one in kinds]
@@ -269,6 +276,13 @@ def _is_on_gpu(tensor: Any) -> bool:
 
 def _is_off_gpu(tensor: Any) -> bool:
     return tensor.device.type == "cpu" and _is_plain(tensor)
+
+
+def _is_never(_: Any) -> bool:
+    return False
+
+
+_IS_OFF_GPU = {"torch": _is_off_gpu, "cupy": _is_never}
 
 
 def _is_of_numbers(array: Any) -> bool:

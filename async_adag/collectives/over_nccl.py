@@ -32,6 +32,8 @@ class OverNccl:
     where the contribution was. On the GPU nothing is waited for.
     """
 
+    waits_until_destroyed = True  # as of its group
+
     def __init__(self, group: Group, make_crossing: Callable[[], Crossing] = cuda_crossing) -> None:
         """One that is not initialized.
 

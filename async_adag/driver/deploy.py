@@ -40,6 +40,7 @@ from async_adag.channels.ring import RingSpec, create_ring
 from async_adag.driver.supervision import Supervision
 from async_adag.errors import CompileActorDied, GraphError
 from async_adag.gpu.acks import acks_size
+from async_adag.gpu.interface import DeviceError
 from async_adag.gpu.ipc import slots_for
 from async_adag.graph.plan import DRIVER, ActorPlan, Plan, gpu_moves
 from async_adag.observe.picture import GPU_EDGES, HAND_OVER, Transport, ring_transport
@@ -357,7 +358,10 @@ class _Meeting:
             return None
         from async_adag.driver.gpu_results import GpuResults  # whoever gets none need not have cupy
 
-        return GpuResults(moves, ends, {number: spec.slots for number, spec in self._specs.items()})
+        try:
+            return GpuResults(moves, ends, {number: spec.slots for number, spec in self._specs.items()})
+        except DeviceError as error:
+            raise GraphError(f"the driver cannot get results on its GPU: {error}") from error
 
     def _own_fds(self) -> list[int]:
         """What the loop of the driver's own actor is handed: duplicates, since it closes them by itself."""

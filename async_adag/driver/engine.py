@@ -464,10 +464,10 @@ class Engine:
         self._arrivals.abandon(reason, self._loop.is_here())
         self.line.dismiss(self._refusal)
         _wake_all(self._quiet)
-        self._receive_no_more()
         self.deployment.end_loops()
         self._loop.release()
         self.blocking.tell()
+        self._receive_no_more()
 
     # -- draining and teardown: see closing.py
 

@@ -39,10 +39,15 @@ class GpuResults:
 
     def __init__(self, moves: tuple[GpuMove, ...], ends: Endpoints, slots: dict[int, int]) -> None:
         movers = Movers()
-        make_gpu_movers(movers, moves, ends.pages, {}, slots)
+        try:
+            make_gpu_movers(movers, moves, ends.pages, {}, slots)
+            self._device = find_device()
+            self._stream = self._device.stream()
+        except BaseException:
+            movers.close()
+            raise
         self._watch = Communicators((), movers.check_peers)
-        self._device = find_device()
-        self._stream = self._device.stream()
+        self._closed = False
         self._completions: Completions | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._awaited: dict[asyncio.Future[Any], Any] = {}
@@ -81,27 +86,30 @@ class GpuResults:
 
     def close(self) -> None:
         """Let go of the device; what is still awaited is settled now, and is there in the order of the streams."""
+        self._closed = True
         self._watch.close()
         completions, self._completions = self._completions, None
         if completions is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 completions.close()
         for future, (value, settle) in list(self._awaited.items()):
-            settle(future, value, None)
+            with contextlib.suppress(RuntimeError):
+                settle(future, value, None)
         self._awaited.clear()
         self._stream.close()
 
     def _await(
         self, loop: asyncio.AbstractEventLoop, future: asyncio.Future[Any], value: Any, settle: Settle
     ) -> None:
+        if self._closed:
+            settle(future, value, None)
+            return
         if self._loop is not loop:
             if self._completions is not None:
                 with contextlib.suppress(RuntimeError):
                     self._completions.close()
             self._loop, self._completions = loop, Completions(self._device, loop)
-        if self._completions is None:
-            settle(future, value, None)
-            return
+        assert self._completions is not None
         self._awaited[future] = value, settle
         self._completions.future_for(self._stream).add_done_callback(lambda passed: self._done(passed, future))
 

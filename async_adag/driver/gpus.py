@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
 
 from async_adag.actor.gpu_facts import GpuFacts, gpu_of, new_groups, new_links
 from async_adag.actor.ray_runtime import call_in_actor, own_actor
@@ -73,17 +73,28 @@ class Inquiry:
                 )
             for ref in ray.wait(list(refs), timeout=min(left, LOOK_AGAIN))[0]:
                 actor = refs.pop(ref)
-                answers[actor] = self._answer(ref, actor)
+                try:
+                    answers[actor] = self._answer(ref, actor)
+                except ActorUnavailableError:  # Ray is restarting it, or cannot reach it just now
+                    time.sleep(LOOK_AGAIN)
+                    refs[call_in_actor(self._handles[actor], function, *asked[actor])] = actor
         return answers
 
     def _answer(self, ref: Any, actor: int) -> Any:
         name = self._graph.actors[actor]
         try:
             return ray.get(ref)
+        except ActorUnavailableError:
+            raise
         except RayActorError as error:
             raise CompileActorDied(f"{name} is dead, so the graph cannot be compiled") from error
         except Exception as error:
             cause = error.cause if isinstance(error, RayTaskError) else error
+            if isinstance(cause, ModuleNotFoundError) and "async_adag" in str(cause):
+                raise GraphError(
+                    f"the process of {name} cannot import what the driver's async_adag has: install the same "
+                    "where the workers run (runtime_env={'pip': ['async-adag==…']} does it)"
+                ) from error
             raise GraphError(f"{name} cannot say what GPU it has: {cause}") from error
 
 
@@ -140,6 +151,9 @@ def _driver_gpu(graph: Graph, gpus: tuple[str, ...]) -> str:
 
     Without a word of the user's, a driver that has made no use of its GPU is not made to.
     """
+    own = own_actor()
+    if own is not None and any(actor.id == own[0] for actor in graph.actors):
+        return ""  # no process opens its own memory
     for output in graph.outputs:
         if isinstance(output, FromNode):
             writer = graph.nodes[output.node]

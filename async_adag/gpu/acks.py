@@ -89,6 +89,7 @@ class Acks:
         self._device_words = shared.words
         self._words = shared.memory[self._first * _WORD : (self._first + part) * _WORD].cast("Q")
         self._slots = slots
+        self._process = os.getpid()
 
     @property
     def state(self) -> int:
@@ -164,6 +165,8 @@ class Acks:
         self._words.release()
 
     def _let_go(self, place: Any) -> None:
+        if os.getpid() != self._process:
+            return  # a forked child: the streams are its parent's
         with suppress(ValueError):  # this end has been closed meanwhile, as nothing waits any more
             for slot in range(self._slots):
                 self._words[place(slot)] = LET_GO

@@ -19,6 +19,9 @@ from async_adag.gpu.interface import DeviceError
 class NcclRank:
     """A rank of a communicator. Pickled before it has met the others; afterwards it stays in its process."""
 
+    waits_until_destroyed = True
+    """`meet` ends when `destroy` is called on another thread."""
+
     ABORT_AFTER = 1.0
     """How long `destroy` waits for other threads' calls before it aborts beneath them, in seconds.
 

@@ -224,6 +224,8 @@ class Graph:
         transport = writer.transports[result.index] if writer.transports else None
         if transport is None or not transport.may_use_gpu() or not self.gpus or writer.actor == reader:
             return ""
+        if transport.kind == "auto" and not self.async_actors.isdisjoint((writer.actor, reader)):
+            return ""  # whose executions interleave
         here, there = self.gpus[writer.actor], self.driver_gpu if reader is None else self.gpus[reader]
         if not here or not there:
             return ""
