@@ -45,10 +45,12 @@ class ByPipes(Communicator):
         self.note("destroy", self.rank)
         path = self.waiting
         if path is not None:
-            # Whoever waits at either end goes on, and whoever comes later finds a file.
+            # Whoever waits at either end goes on, and whoever comes later finds a file: in one step, as the other
+            # end would make a new pipe otherwise, and wait there.
             end = os.open(path, os.O_RDWR | os.O_NONBLOCK)
-            os.unlink(path)
-            Path(path).touch()
+            ended = Path(f"{path}-ended-{self.rank}")
+            ended.touch()
+            ended.replace(path)
             os.close(end)
 
     def pipe(self, writer, reader):
