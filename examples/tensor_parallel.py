@@ -25,26 +25,26 @@ class Half:
     """Half of a layer: columns of the first matrix, and the rows of the second that belong to them."""
 
     def __init__(self, rank: int, on_gpu: bool) -> None:
-        self.library: Any = np
+        self.arrays: Any = np
         if on_gpu:
             import cupy
 
-            self.library = cupy
+            self.arrays = cupy
         random = np.random.default_rng(7)
         up = random.standard_normal((WIDTH, HIDDEN), dtype=np.float32) / WIDTH**0.5
         down = random.standard_normal((HIDDEN, WIDTH), dtype=np.float32) / HIDDEN**0.5
         mine = slice(rank * HIDDEN // 2, (rank + 1) * HIDDEN // 2)
-        self.up, self.down = self.library.asarray(up[:, mine]), self.library.asarray(down[mine])
+        self.up, self.down = self.arrays.asarray(up[:, mine]), self.arrays.asarray(down[mine])
 
     def partial(self, rows: Any) -> Any:
-        return self.library.maximum(self.library.asarray(rows) @ self.up, 0) @ self.down
+        return self.arrays.maximum(self.arrays.asarray(rows) @ self.up, 0) @ self.down
 
     def norm(self, rows: Any) -> float:
-        return float(self.library.sqrt((rows * rows).mean()))
+        return float(self.arrays.sqrt((rows * rows).mean()))
 
     def whole(self, rows: Any, other: Any) -> float:
         """The same, from both halves in one place."""
-        return self.norm(self.partial(rows) + self.library.asarray(other))
+        return self.norm(self.partial(rows) + self.arrays.asarray(other))
 
 
 async def serve(dag: Any, requests: list[Any]) -> list[list[float]]:

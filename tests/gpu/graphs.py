@@ -26,35 +26,35 @@ class GpuWorker:
     """Makes, passes on and tells of tensors of one library."""
 
     def __init__(self, library: str = "torch") -> None:
-        self.library = library
+        self.package = library
 
     def make(self, described: Any) -> Any:
-        return build(described, self.library)
+        return build(described, self.package)
 
     def make_on_cpu(self, described: Any) -> Any:
-        return on_the_cpu(build(described, self.library))
+        return on_the_cpu(build(described, self.package))
 
     def make_on_both(self, described: Any) -> Any:
-        made = build(described, self.library)
+        made = build(described, self.package)
         return [made, on_the_cpu(made)]
 
     def tell_made_on_cpu(self, described: Any) -> Any:
         """What one that was made here, and brought to the CPU, is like."""
-        return tell(on_the_cpu(build(described, self.library)))
+        return tell(on_the_cpu(build(described, self.package)))
 
     def make_or_fail(self, described: Any) -> Any:
         if described == "fail":
             raise ValueError("as it was told to")
-        return build(described, self.library)
+        return build(described, self.package)
 
     def contribute(self, described: Any, rank: int, where: str = "device") -> Any:
         """What a rank contributes: a tensor, with its rank added to the seed; a negative seed fails at rank 1."""
         if described.seed < 0 and rank == 1:
             raise ValueError("as it was told to")
-        made = build(replace(described, seed=described.seed + rank), self.library)
+        made = build(replace(described, seed=described.seed + rank), self.package)
         if where == "device":
             return made
-        return made.cpu() if self.library == "torch" else made.get()
+        return made.cpu() if self.package == "torch" else made.get()
 
     def numbers(self, tensor: Any) -> tuple[str, str, str, Any]:
         """Its library, where it is, its type, and its numbers as numpy's float64."""
@@ -79,7 +79,7 @@ class GpuWorker:
 
     def tell_made(self, described: Any, amount: int = 0) -> Any:
         """What a tensor that never left its process is like."""
-        made = build(described, self.library)
+        made = build(described, self.package)
         return tell(made + amount if amount else made)
 
     def holds(self) -> tuple[int, int]:
