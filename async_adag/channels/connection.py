@@ -110,6 +110,8 @@ class Connection:
                 if went:
                     self._spoke = self._hub.clock()
                 if went == size:
+                    if self.stream.wants_write:
+                        self._ask(self._asked | _OUT)
                     return
                 self._send_rest(deque(parts), size, went)
             else:
@@ -138,8 +140,12 @@ class Connection:
                     break
                 left -= went
                 _drop(parts, went)
-        if backlog:
+        if self._is_stuck():
             self._ask(self._asked | _OUT)
+
+    def _is_stuck(self) -> bool:
+        """Whether something is still to be sent."""
+        return bool(self._backlog) or self.stream.wants_write
 
     def _flush(self) -> None:
         went = self.stream.send(self._backlog.pieces())
@@ -170,12 +176,12 @@ class Connection:
         with self.lock:
             if self._closed:
                 return
-            if events & (_OUT | select.EPOLLERR | select.EPOLLHUP) and self._backlog:
+            if events & (_OUT | select.EPOLLERR | select.EPOLLHUP) and self._is_stuck():
                 try:
                     self._flush()
                 except OSError as error:
                     self._cannot_send(error)
-            if not self._backlog and self._asked & _OUT:
+            if not self._is_stuck() and self._asked & _OUT:
                 self._ask(self._asked & ~_OUT)
             if self._closing:
                 self._linger()
@@ -199,7 +205,7 @@ class Connection:
             heartbeat, now = self._hub.heartbeat, self._hub.clock()
             if now - self._heard > heartbeat:
                 self._lose(f"silent for {heartbeat:g} s")
-            elif now - self._spoke >= heartbeat / 8 and not self._backlog:
+            elif now - self._spoke >= heartbeat / 8 and not self._is_stuck():
                 self._send([PING_BYTES], len(PING_BYTES))
         finally:
             self.lock.release()
@@ -240,7 +246,7 @@ class Connection:
 
     def events(self) -> int:
         """What it waits for while it lingers, as events of `select.poll`."""
-        return select.POLLIN | (select.POLLOUT if self._backlog else 0)
+        return select.POLLIN | (select.POLLOUT if self._is_stuck() else 0)
 
     def close(self) -> None:
         """Let go; again is harmless."""
@@ -277,7 +283,7 @@ class Connection:
         if self.lost or self._mute or self._hub.clock() >= self._until:
             self._shut()
             return
-        if self._backlog:
+        if self._is_stuck():
             return
         self.stream.half_close()
         scratch = memoryview(bytearray(4096))

@@ -229,6 +229,8 @@ class Gate:
             self._fail(knock, str(error))
         except ssl.SSLCertVerificationError as error:
             self._fail(knock, f"TLS: {error.verify_message}")
+        except ssl.SSLEOFError:
+            self._retry_or_refuse(knock, "the other side has hung up")
         except ssl.SSLError as error:
             self._fail(knock, f"TLS: {error.reason or error}")
         except OSError as error:

@@ -78,7 +78,7 @@ class Landing(Connection):
     def _receive(self, ring_own: bool) -> None:
         left = STRETCH
         try:
-            while left > 0:
+            while left > 0 or self.stream.pending():
                 if self._frame is None:
                     got, asked = self._receive_messages(ring_own)
                 else:
@@ -87,7 +87,7 @@ class Landing(Connection):
                     self._on_end()
                     return
                 left -= got
-                if got < asked and not self.stream.pending():
+                if got < asked and not self.stream.eager:
                     return
         finally:
             if not self.lost:

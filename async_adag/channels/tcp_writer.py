@@ -164,7 +164,7 @@ class TcpWriter(Connection):
             self._heard = self._hub.clock()
             self._filled += got
             self._parse()
-            if got < asked and not self.stream.pending():
+            if got < asked and not self.stream.eager:
                 return
 
     def _parse(self) -> None:
@@ -187,7 +187,7 @@ class TcpWriter(Connection):
             self._filled = end - begin
 
     def _on_end(self) -> None:
-        if self._stopped and not self._backlog and not self._filled:
+        if self._stopped and not self._is_stuck() and not self._filled:
             self._limit = -1
             self._end()
         else:
