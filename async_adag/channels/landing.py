@@ -185,7 +185,8 @@ class Landing(Connection):
             self._ring.publish()
         else:
             self._ring.publish_past(self._own)
-        self._pay_what_is_due()
+        if self.landed - self.credited >= self._slots:  # the sender has no credit left
+            self._pay_what_is_due()
 
     def begin(self) -> None:
         """Look at what comes."""
@@ -266,10 +267,9 @@ class Landing(Connection):
                 self._pay_what_is_due()
 
     def _do_chores(self) -> None:
-        if self.lost or self._ended:
-            return
-        self._pay_what_is_due()
-        if self._held:
+        if self._shared and not self._ended:
+            self._pay_what_is_due()
+        if self._held and not self._ended:
             self._look_at_holds()
 
     def _look_at_holds(self) -> None:

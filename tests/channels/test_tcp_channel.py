@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
+import sys
+import termios
 import threading
 
 import numpy as np
@@ -111,7 +114,7 @@ def test_frames_that_are_sent_together_land_together(open_link):
     channel = open_link(slots=64)
     for number in range(50):
         channel.send(number)
-    select.select([channel.there.network.fileno()], [], [], PATIENCE)
+    wait_for(lambda: bytes_there(channel.far) == 50 * (HEADER_SIZE + 8))
     channel.there.network.turn()
     assert channel.landing.landed == 50
 
@@ -165,6 +168,11 @@ def wait_for(condition):
             return
         event.wait(0.001)
     raise AssertionError("it has not come about")
+
+
+def bytes_there(sock):
+    """How many bytes have arrived that nobody has received."""
+    return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 FRAMES = 3000

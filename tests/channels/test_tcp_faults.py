@@ -13,7 +13,7 @@ from async_adag.channels.failures import decode_failure
 from async_adag.channels.interface import STOP, Failure
 from async_adag.protocol.wire import HEADER_SIZE
 from tests.proxy import Proxy, Way
-from tests.tcp import Side, connected, link
+from tests.tcp import PATIENCE, Side, connected, link
 
 VALUES = ["first", None, {"a": [1, 2.5]}, np.arange(20), 7]
 
@@ -135,8 +135,7 @@ def test_an_end_behind_the_stop_is_none(open_link):
     channel = open_link(slots=8)
     send_all(channel, ["last", STOP])
     channel.writer.close()
-    channel.here.network.close()
-    channel.there.wait(lambda: channel.landing._ended)
+    channel.there.wait(lambda: channel.landing._ended and channel.writer.is_closed())
     assert read_what_is_there(channel.reader) == ["last", STOP]
     assert not channel.there.losses
     assert not channel.here.losses
@@ -237,14 +236,12 @@ def test_silence_of_either_direction_is_found(open_link, silent):
 def test_a_connection_on_which_nothing_is_said_stays(open_link):
     clock = Hour()
     proxied = open_link(here=side_with(clock), there=side_with(clock))
-    heard = []
     for _ in range(40):
         clock.now += 0.25
         for side, other in ((proxied.here, proxied.landing), (proxied.there, proxied.writer)):
             before = other._heard
             side.network.tick()  # says something
             wait(proxied, lambda: other._heard > before)  # noqa: B023 - until it is heard
-            heard.append(other._heard)
     assert not proxied.there.losses + proxied.here.losses
     assert proxied.pass_on("still") == "still"
 
@@ -299,10 +296,12 @@ def test_what_was_published_may_be_changed_at_once(open_link):
         assert (channel.reader.read() == number).all()
 
 
-def test_a_full_queue_is_delivered_by_closing(open_link):
+def test_a_full_queue_is_delivered_by_closing(open_link, monkeypatch):
+    for module in ("connection", "network"):
+        monkeypatch.setattr(f"async_adag.channels.{module}.LINGER", 2 * PATIENCE)
     channel = open_link(through=False, slots=8)
     for number in range(4):
-        channel.send(np.full(1 << 20, number))
+        channel.send(np.full(1 << 19, number))
     channel.send(STOP)
     channel.writer.close()
     closing = threading.Thread(target=channel.here.network.close)

@@ -111,8 +111,8 @@ def test_a_flipped_byte_anywhere_is_a_loss(open_link):
 def test_a_cut_is_a_loss(open_link):
     way = Way()
     channel = open_link(way)
-    way.cut_at = way.passed + 1000
-    channel.send(np.zeros(1000))
+    way.cut_at = way.passed + 40_000
+    channel.send(np.zeros(10_000))
     channel.there.wait(lambda: channel.landing.lost)
     assert channel.landing.lost == "closed in the midst of a frame"
 
