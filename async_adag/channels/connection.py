@@ -23,6 +23,7 @@ from async_adag.protocol.wire import PING_BYTES
 LINGER = 2.0  # seconds in which what was sent has to arrive after closing
 CLOSED = "closed by the other side"
 _IN, _OUT = select.EPOLLIN, select.EPOLLOUT
+_HUNG_UP = getattr(select, "EPOLLRDHUP", 0)
 
 
 class Hub(Protocol):
@@ -68,6 +69,13 @@ class Connection:
         self._closed = False
         self._until = 0.0  # when lingering ends
         self._asked = 0  # the events that the attendant watches
+
+    def _begin_to_look(self, of_loop: bool) -> None:
+        """Look at what comes; last thing when it is made, as others may from now on."""
+        with self.lock:
+            self._ask(_HUNG_UP if of_loop else _HUNG_UP | _IN)  # an end is noticed at once, whatever the loop does
+            if of_loop:
+                self._hub.look_after(self)
 
     # -- what its owner does
 
@@ -118,6 +126,8 @@ class Connection:
                 self._send_rest(deque(parts), size, 0)
         except OSError as error:
             self._cannot_send(error)
+        except MemoryError:  # a part of a frame may have gone out, and the rest never will
+            self._cannot_send(OSError(errno.ENOMEM, "no memory for what is still to be sent"))
 
     def _send_rest(self, parts: deque[Bytes], size: int, went: int) -> None:
         # Copied by the chunk, and sent as it goes: the connection is never idle meanwhile.
@@ -242,7 +252,7 @@ class Connection:
         """The other side sends no more, as it should."""
         self._ended = True
         self._hub.look_away(self)
-        self._ask(self._asked & ~_IN)
+        self._ask(self._asked & _OUT)
 
     def events(self) -> int:
         """What it waits for while it lingers, as events of `select.poll`."""

@@ -72,6 +72,7 @@ class Landing(Connection):
         self._filled = 0
         self._held: dict[int, int] = {}  # holds that readers have not given back, and their generations
         self._watches_bell = False
+        self._begin_to_look(of_loop=not shared)
 
     # -- what comes: frames; the lock is held
 
@@ -173,7 +174,7 @@ class Landing(Connection):
         # In the frame's place, so that one execution fails. Small: there may be no memory for more than a slot.
         error, self._no_memory = self._no_memory, None
         assert error is not None
-        failure = OSError(error.errno, str(error.strerror)[:200])
+        failure = OSError(error.errno, str(error.strerror).encode("ascii", "replace").decode()[:200])
         self._ring.stage(self._ring.encode(Failure(encode_failure(failure, "receiving the frame"))))
         if frame.held:
             self._send_release(frame.hold, frame.held)
@@ -187,14 +188,6 @@ class Landing(Connection):
             self._ring.publish_past(self._own)
         if self.landed - self.credited >= self._slots:  # the sender has no credit left
             self._pay_what_is_due()
-
-    def begin(self) -> None:
-        """Look at what comes."""
-        with self.lock:
-            if self._shared:
-                self._ask(select.EPOLLIN)
-            else:
-                self._hub.look_after(self)
 
     def _choose_keeper(self) -> None:
         """Who looks after what comes next: the loop, or the attendant while a large frame is half there."""

@@ -55,6 +55,7 @@ class TcpWriter(Connection):
         self._buffer = memoryview(bytearray(_BUFFER))
         self._filled = 0
         self.bytes = 0
+        self._begin_to_look(of_loop=True)
 
     # -- see interface.Writer
 

@@ -152,6 +152,22 @@ def test_a_writer_whose_readers_are_gone_is_lost_and_says_so(open_link):
     channel.writer.publish()
 
 
+def test_a_loss_is_noticed_at_once_while_the_loop_computes(open_link):
+    """Nobody takes a turn on the side that notices."""
+    told = threading.Event()
+    channel = open_link(through=False)
+    channel.here.network.on_lost = lambda *_: told.set()
+    channel.there.network.close()
+    assert told.wait(PATIENCE)
+    told.clear()
+    channel = open_link(through=False)
+    channel.there.network.on_lost = lambda *_: told.set()
+    channel.send("last")
+    channel.writer.close()
+    assert told.wait(PATIENCE)
+    assert channel.reader.read() == "last"
+
+
 # -- spoiled
 
 
