@@ -41,12 +41,12 @@ class Way:
 
 
 class Proxy:
-    """Passes bytes on between two sockets, which become its own: ``there`` from near to far, ``back`` from far."""
+    """Passes bytes on between two sockets, which become its own: ``onward`` from near to far."""
 
     def __init__(
-        self, near: socket.socket, far: socket.socket, there: Way | None = None, back: Way | None = None
+        self, near: socket.socket, far: socket.socket, onward: Way | None = None, back: Way | None = None
     ) -> None:
-        self.there = there or Way()
+        self.onward = onward or Way()
         self.back = back or Way()
         self._sockets = (near, far)
         self._closing = False
@@ -55,7 +55,7 @@ class Proxy:
             end.setblocking(True)
         self._threads = [
             threading.Thread(target=self._pass_on, args=args, daemon=True)
-            for args in ((near, far, self.there), (far, near, self.back))
+            for args in ((near, far, self.onward), (far, near, self.back))
         ]
         for thread in self._threads:
             thread.start()
@@ -104,7 +104,7 @@ class Proxy:
     def close(self) -> None:
         """Cut, and end the threads."""
         self._closing = True
-        for way in (self.there, self.back):
+        for way in (self.onward, self.back):
             way.silent_at = None
             way.speak.set()
             if way.permits is not None:

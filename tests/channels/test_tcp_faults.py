@@ -33,10 +33,10 @@ def open_link():
     """Makes channels; their proxies and both sides are closed at the end."""
     made, proxies = [], []
 
-    def make(there=None, back=None, through=True, **options):
+    def make(onward=None, back=None, through=True, **options):
         if through:
             (near, near_proxy), (far_proxy, far) = connected(), connected()
-            proxies.append(Proxy(near_proxy, far_proxy, there, back))
+            proxies.append(Proxy(near_proxy, far_proxy, onward, back))
             options["sockets"] = near, far
         made.append(link(**options))
         return made[-1]
@@ -84,7 +84,8 @@ def send_all(channel, values):
 
 
 def both_lost(channel):
-    return channel.landing.lost and channel.writer.lost
+    """Whether both sides were told."""
+    return channel.there.losses and channel.here.losses
 
 
 def wait(channel, until):
@@ -144,7 +145,7 @@ def test_an_end_behind_the_stop_is_none(open_link):
 def test_a_writer_whose_readers_are_gone_is_lost_and_says_so(open_link):
     channel = open_link(through=False, slots=8)
     channel.there.network.close()
-    channel.here.wait(lambda: channel.writer.lost)
+    channel.here.wait(lambda: channel.here.losses)
     assert channel.here.network.lost == {0: "closed by the other side"}
     assert not channel.writer.may_write()
     assert not channel.writer.arm()
@@ -236,14 +237,14 @@ def side_with(clock):
     return side
 
 
-@pytest.mark.parametrize("silent", ["there", "back"])
+@pytest.mark.parametrize("silent", ["onward", "back"])
 def test_silence_of_either_direction_is_found(open_link, silent):
     clock = Hour()
     way = Way(silent_at=0)
     channel = open_link(**{silent: way}, here=side_with(clock), there=side_with(clock))
     beat(channel, clock, HEARTBEAT)
     assert not channel.there.losses + channel.here.losses
-    deaf = channel.there if silent == "there" else channel.here
+    deaf = channel.there if silent == "onward" else channel.here
     clock.now += 0.5
     deaf.network.tick()
     assert deaf.losses == [(0, "silent for 1 s")]

@@ -45,11 +45,11 @@ def open_link(tls):
         sock.setblocking(False)
         box.append(TlsStream(sock))
 
-    def make(there=None, back=None, **options):
+    def make(onward=None, back=None, **options):
         near, far = connected()
-        if there is not None or back is not None:
+        if onward is not None or back is not None:
             (near, near_proxy), (far_proxy, far) = connected(), connected()
-            proxies.append(Proxy(near_proxy, far_proxy, there, back))
+            proxies.append(Proxy(near_proxy, far_proxy, onward, back))
         near, far = tls.wrap(near, is_server=False), tls.wrap(far, is_server=True)
         box: list[TlsStream] = []
         thread = threading.Thread(target=shake, args=(near, box))
