@@ -63,6 +63,8 @@ def test_any_payloads_arrive_in_order(bursts):
     try:
         for burst in bursts:
             for value in burst:
+                if not channel.writer.may_write():
+                    channel.settle()  # there is room, and the credit is on its way
                 channel.send(value)
             channel.settle()
             for value in burst:
@@ -153,10 +155,9 @@ def test_readers_of_other_processes_get_frames_and_give_credits_without_the_loop
     first, other = channel.readers
     channel.send(0)
     channel.send(1)
-    wait_for(first.may_read)
-    first.read()
-    first.read()
     wait_for(lambda: channel.landing.landed == 2)
+    first.read()
+    first.read()
     other.read()
     channel.here.wait(channel.writer.may_write)
 

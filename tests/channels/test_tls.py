@@ -80,6 +80,8 @@ def test_bursts_arrive_in_order_and_credits_go_back(open_link):
     channel = open_link(slots=64)
     for first in range(0, 640, 64):
         for number in range(64):
+            if not channel.writer.may_write():
+                channel.settle()
             channel.send([first + number, b"x" * (number * 50)])
         for number in range(64):
             channel.settle()
