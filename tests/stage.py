@@ -21,7 +21,7 @@ from async_adag.channels.interface import STOP
 from async_adag.channels.memory import create_file
 from async_adag.channels.rendezvous import send_text
 from async_adag.channels.ring import create_ring
-from async_adag.driver.deploy import Deployment
+from async_adag.driver.deployment import Deployment
 from async_adag.driver.engine import Engine
 from async_adag.driver.graph import CompiledGraph
 from async_adag.driver.supervision import Supervision

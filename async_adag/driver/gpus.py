@@ -14,8 +14,8 @@ from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
 from async_adag.actor.gpu_facts import GpuFacts, gpu_of, new_groups, new_links
 from async_adag.actor.ray_runtime import call_in_actor, own_actor
 from async_adag.collectives.over_nccl import OverNccl
-from async_adag.driver.deploy import LOOK_AGAIN, Cancelled
 from async_adag.driver.gpu_operations import choose_operations, demands_gpu, gpu_operations
+from async_adag.driver.meeting import LOOK_AGAIN, Cancelled
 from async_adag.errors import CompileActorDied, GpuUnavailable, GraphError
 from async_adag.graph.model import FromNode, Graph, Node, TensorTransport
 from async_adag.graph.plan import Plan
