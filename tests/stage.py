@@ -25,7 +25,8 @@ from async_adag.driver.deployment import Deployment
 from async_adag.driver.engine import Engine
 from async_adag.driver.graph import CompiledGraph
 from async_adag.driver.supervision import Supervision
-from async_adag.graph.plan import DRIVER, plan_graph
+from async_adag.graph.plan import DRIVER
+from async_adag.graph.planner import plan_graph
 from async_adag.options import Options
 
 

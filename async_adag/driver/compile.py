@@ -22,7 +22,7 @@ from async_adag.driver.graph import CompiledGraph
 from async_adag.driver.interrupts import Held
 from async_adag.errors import GraphError
 from async_adag.graph.model import Graph
-from async_adag.graph.plan import plan_graph
+from async_adag.graph.planner import plan_graph
 from async_adag.graph.ray_dag import RayGraph, read_dag
 from async_adag.graph.ray_transport import CREATE
 from async_adag.options import Options, options_from
