@@ -12,7 +12,7 @@ import subprocess
 from typing import Any
 
 from async_adag.actor.control import Control, LoopState, control_size
-from async_adag.actor.install import GOODBYE
+from async_adag.actor.joining import GOODBYE
 from async_adag.actor.wiring import Endpoints, connect_ends, ring_spec, wire
 from async_adag.channels.codec import Failure
 from async_adag.channels.doorbell import Doorbell

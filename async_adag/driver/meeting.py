@@ -19,7 +19,7 @@ from async_adag.actor.ray_runtime import call_in_actor
 from async_adag.channels.limits import EXHAUSTED
 from async_adag.channels.processes import has_ended, peer_pidfd
 from async_adag.channels.rendezvous import receive_text, send_fds
-from async_adag.driver.reception import Reception
+from async_adag.channels.reception import Reception
 from async_adag.driver.supervision import Supervision
 from async_adag.errors import CompileActorDied, GraphError
 from async_adag.graph.plan import ActorPlan, Plan

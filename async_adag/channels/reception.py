@@ -1,4 +1,4 @@
-"""The reception: where actors come in, one by one, while a graph is compiled.
+"""The reception: where the processes of one host come in, one by one, while a graph is compiled.
 
 Strangers may knock too (`channels/rendezvous.py`): they are kept waiting for their hello, so many of them at most,
 and hold up nobody.
@@ -25,11 +25,12 @@ class Reception:
 
     Args:
         epoll: told of every descriptor that is waited for; stays the caller's.
+        address: where it is to be; a new one by default.
     """
 
-    def __init__(self, epoll: select.epoll) -> None:
+    def __init__(self, epoll: select.epoll, address: Address | None = None) -> None:
         self._epoll = epoll
-        self._listener = Listener()
+        self._listener = Listener() if address is None else Listener(address)
         self._unknown: dict[int, socket.socket] = {}
         try:
             epoll.register(self._listener.socket.fileno(), select.EPOLLIN)
