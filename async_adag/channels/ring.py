@@ -103,7 +103,7 @@ class RingWriter:
         self.may_write = self._cursor.may_write
         self.arm = self._cursor.arm
         self._pool = BlockPool(fd, spec.size(), words, layout, spec.keep)
-        self._slots = spec.slots
+        self.slots = spec.slots
         self._slots_begin = spec.slots_begin()
         self._doorbells = doorbells
         self._encoder = Encoder()
@@ -119,7 +119,7 @@ class RingWriter:
         size = len(body)
         if not buffers and size <= INLINE_CAPACITY and kind != _REFS:
             seq = self._cursor.head
-            at = self._slots_begin + seq % self._slots * SLOT
+            at = self._slots_begin + seq % self.slots * SLOT
             self._staged_bytes = 0
             if seq % IDLE_USES == 0:
                 self._pool.trim(seq)
@@ -165,7 +165,7 @@ class RingWriter:
             self._staged = block, None
             return block.mapping.view[:length]
         self._staged = None, None
-        begin = self._slots_begin + seq % self._slots * SLOT + HEADER_SIZE
+        begin = self._slots_begin + seq % self.slots * SLOT + HEADER_SIZE
         return self._memory[begin : begin + length]
 
     def describe(self, kind: int, buffers: int, body: int, length: int, hold: int, held: int) -> None:
@@ -178,7 +178,7 @@ class RingWriter:
             place, number, offset, generation = BLOCK, block.number, block.offset, block.generation
         seq = self._cursor.head
         header = Header(kind, place, buffers, seq, body, length, number, offset, generation, hold, held)
-        pack_header(self._memory, self._slots_begin + seq % self._slots * SLOT, header)
+        pack_header(self._memory, self._slots_begin + seq % self.slots * SLOT, header)
         self.bytes += length
         self._staged_bytes = length
 
