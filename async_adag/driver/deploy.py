@@ -11,13 +11,12 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 from async_adag.actor.control import Control, control_size
 from async_adag.actor.host_files import HostFiles, close_all
 from async_adag.actor.install import install_here
-from async_adag.actor.joining import Joined, report_losses
+from async_adag.actor.joining import Joined
 from async_adag.actor.ray_runtime import own_actor
 from async_adag.actor.share import Share
 from async_adag.actor.wiring import Endpoints, connect_ends, ring_spec, wire
@@ -28,7 +27,6 @@ from async_adag.channels.gauge import DirectGauge, Gauge, RingGauge
 from async_adag.channels.limits import explain
 from async_adag.channels.memory import create_file
 from async_adag.channels.network import Network
-from async_adag.channels.rendezvous import send_text
 from async_adag.channels.ring import RingSpec
 from async_adag.channels.stream import Stream
 from async_adag.driver.abroad import Abroad
@@ -188,9 +186,9 @@ class _Deploying:
         wiring = wire(self._plan.channels, process)
         if self._abroad is None or not (wiring.outgoing or wiring.incoming):
             return None
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        supervision.listen(process, ours)
-        return self._abroad.make_network(lambda network: report_losses(network, partial(send_text, theirs)))
+        network, losses = self._abroad.make_network()
+        supervision.listen(process, losses)
+        return network
 
     def conclude(self) -> Deployment:
         """Take what is the driver's; what was made for the actors alone is closed."""
