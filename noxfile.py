@@ -24,9 +24,9 @@ ENVIRONMENT = {
     "PYTHONWARNINGS": "default",
 }
 
-# Two processes, each with a Ray of its own, as tests of real actors wait for much of their time. A file goes to one
-# of them as a whole, since its tests share actors; in the order of names, so that the small files of tests/unit,
-# which are last, fill up what is left of either's time.
+# Two processes, each with a Ray of its own, as tests of real actors wait for much of their time. A file goes to
+# one of them as a whole: its tests share actors. The order is that of names, so that the small files of tests/unit
+# come last, and both processes are done at about the same time.
 SIDE_BY_SIDE = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
 
 
