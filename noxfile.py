@@ -24,6 +24,11 @@ ENVIRONMENT = {
     "PYTHONWARNINGS": "default",
 }
 
+# Two processes, each with a Ray of its own, as tests of real actors wait for much of their time. A file goes to
+# one of them as a whole: its tests share actors. The order is that of names, so that the small files of tests/unit
+# come last, and both processes are done at about the same time.
+SIDE_BY_SIDE = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
+
 
 @nox.session
 def quickstart(session: nox.Session) -> None:
@@ -34,9 +39,9 @@ def quickstart(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """All tests, those that await on both asyncio and uvloop."""
+    """All tests, those that await on both asyncio and uvloop; ``nox -s tests -- -n 0`` for one process."""
     session.install("-e", ".[test]")
-    session.run("python", "-m", "pytest", *session.posargs, env=ENVIRONMENT)
+    session.run("python", "-m", "pytest", *SIDE_BY_SIDE, *session.posargs, env=ENVIRONMENT)
 
 
 @nox.session

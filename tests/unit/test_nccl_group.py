@@ -28,6 +28,8 @@ def nccl(monkeypatch):
     """NCCL of three ranks, which are threads."""
     made = HostNccl(SIZE)
     monkeypatch.setattr("async_adag.gpu.nccl_rank._binding", lambda: made)
+    # Megabytes make a difference to NCCL itself alone, and here they are added up by the host, for each test.
+    monkeypatch.setattr("async_adag.gpu.nccl_group._WARM_UP", (1 << 4, 1 << 10))
     monkeypatch.setitem(sys.modules, "cupy", host_cupy())
     return made
 
