@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.arrays import size_in_words
 from benchmarks.backends import AdagBackend, Backend
 from benchmarks.graphs import ONE
 from benchmarks.measure import async_times, blocking_times
@@ -49,7 +50,7 @@ class Peer:
 
     @property
     def _payload(self) -> str:
-        return f"array of {self.kilobytes} kB" if self.kilobytes else "integer"
+        return f"array of {size_in_words(self.kilobytes)}" if self.kilobytes else "integer"
 
     @property
     def rows(self) -> list[Row]:

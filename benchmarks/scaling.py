@@ -59,7 +59,7 @@ class Hops:
 
     @property
     def rows(self) -> list[Row]:
-        return [Row("Cost per hop of a chain, awaited, p50", f"{self.actors} actors", "s", x=self.actors)]
+        return [Row("Cost per hop of a chain, awaited, p50", chain(self.actors).name, "s", x=self.actors)]
 
     @property
     def _share(self) -> float:
@@ -94,7 +94,7 @@ class Alive:
     @property
     def rows(self) -> list[Row]:
         section = "Round trip, awaited, 1 actor, by graphs alive, p50"
-        return [Row(section, f"{self.graphs} graphs", "s", x=self.graphs)]
+        return [Row(section, f"{self.graphs} graph{'s' if self.graphs > 1 else ''}", "s", x=self.graphs)]
 
     def measure(self, backend: Backend, site: Site) -> Figures:
         if self.graphs > 1 and not isinstance(backend, AdagBackend):

@@ -61,7 +61,7 @@ def _panels(record: Record, panels: list[tuple[str, str]], below: str, words: Fo
     curves = [(title, rows) for title, rows in curves if len(rows) > 1]
     if not curves:
         return None, []
-    figure, axes = new_figure(1, len(curves), max(4.5, 3.1 * len(curves)), 2.9)
+    figure, axes = new_figure(1, len(curves), max(6.2, 3.1 * len(curves)), 2.9)
     drawn = list(axes.flat)
     for axis, (title, rows) in zip(drawn, curves, strict=True):
         axis.set_title(title)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from benchmarks.record import Record
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.ticker import LogLocator, NullLocator
 
 COLOURS = {"ray": "#d55e00", "async_adag": "#0072b2", "floor": "#6b6b6b"}  # told apart by colour-blind people too
 NAMES = {"ray": "Ray's compiled graph", "async_adag": "async_adag", "floor": "C processes (floor)"}
@@ -31,7 +33,8 @@ SETTINGS = {
     "legend.frameon": False,
     "savefig.facecolor": "white",
 }
-FOOT = 0.22  # inches for the line at the foot
+FOOT = 0.3  # inches, for two lines at the foot
+LETTERS = 24  # of those lines, to an inch
 
 
 @contextmanager
@@ -58,7 +61,9 @@ def add_legend(figure: Any, axis: Any) -> None:
 
 def save(figure: Any, record: Record, path: Path) -> None:
     """Writes the figure, with the machine and the versions at its foot."""
-    figure.text(0.006, 0.05 / figure.get_figheight(), provenance(record), fontsize=6, color="#555555")
+    width, height = figure.get_size_inches()
+    foot = textwrap.fill(provenance(record), int(LETTERS * width))
+    figure.text(0.05 / width, 0.05 / height, foot, fontsize=6, color="#555555")
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
 
@@ -70,6 +75,13 @@ def provenance(record: Record) -> str:
     ours = f"async_adag {machine['async-adag']} at {record['commit'][:7]}"
     here = f"{machine['CPU']}; {machine['kernel']}"
     return f"{here}; {versions}; {ours}; rounds: {options['rounds']}; {record['began'][:10]}"
+
+
+def set_ticks(axis: Any, words: Any, steps: tuple[int, ...] = (1, 2, 5)) -> None:
+    """Has a logarithmic axis say 1, 2, 5, 10 and so on, by `words`."""
+    axis.set_major_locator(LogLocator(subs=steps))
+    axis.set_major_formatter(words)
+    axis.set_minor_locator(NullLocator())
 
 
 def time_in_words(seconds: float, _: object = None) -> str:
