@@ -67,8 +67,8 @@ def _run(options: argparse.Namespace) -> int:
         return 2
     backends: list[Backend] = [RayBackend(), AdagBackend(options.busy_poll)]
     backends = [backend for backend in backends if options.backend in (None, backend.name)]
-    began, facts, chosen = record.now(), machine.describe(), _chosen(options, effort, actors)
-    print(table.header(facts | {"commit": record.commit_of_tree()} | chosen), end="\n\n", flush=True)
+    run = record.Circumstances(machine.describe(), _chosen(options, effort, actors))
+    print(table.header({**run.machine, "commit": run.commit, **run.options}), end="\n\n", flush=True)
     if actors < wanted:
         print(f"there is memory for {actors} actors, and not for {wanted}\n")
 
@@ -78,7 +78,7 @@ def _run(options: argparse.Namespace) -> int:
     print(table.NOTES)
     for failure, times in results.failures.items():
         print(f"failed {times} of {effort.rounds} times: {failure}")
-    made = record.as_record(results, facts, chosen, began)
+    made = record.as_record(results, run)
     print(f"\nrecord: {record.save(made, options.out)}")
     _draw(made, options)
     return 1 if results.failures else 0

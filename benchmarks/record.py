@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,24 @@ class NoRecord(Exception):
     """There is no such record; the text says where it was looked for."""
 
 
-def as_record(results: Results, machine: Mapping[str, str], options: Mapping[str, Any], began: datetime) -> Record:
+@dataclass(frozen=True)
+class Circumstances:
+    """What has to be known of a run to read its figures. Made when it begins: the tree may change meanwhile."""
+
+    machine: Mapping[str, str]
+    options: Mapping[str, Any]
+    began: datetime = field(default_factory=lambda: datetime.now(UTC))
+    commit: str = field(default_factory=lambda: commit_of_tree())
+
+
+def as_record(results: Results, of: Circumstances) -> Record:
     """All figures of all rounds, their medians and ratios, and how single times were distributed."""
     return {
         "format": FORMAT,
-        "began": began.isoformat(timespec="seconds"),
-        "commit": commit_of_tree(),
-        "machine": dict(machine),
-        "options": dict(options),
+        "began": of.began.isoformat(timespec="seconds"),
+        "commit": of.commit,
+        "machine": dict(of.machine),
+        "options": dict(of.options),
         "rows": [
             {
                 "section": row.section,
@@ -41,9 +52,9 @@ def as_record(results: Results, machine: Mapping[str, str], options: Mapping[str
                 "gain": results.gain(row),
                 "over_floor": results.ratio(row, OURS, FLOOR),
                 "medians": {who: results.median(row, who) for who in (row.rival, OURS, FLOOR)},
-                "rounds": {who: figures for (of, who), figures in results.figures.items() if of == row},
+                "rounds": {who: figures for (which, who), figures in results.figures.items() if which == row},
                 "histograms": {
-                    who: times.as_json() for (of, who), times in results.histograms.items() if of == row
+                    who: times.as_json() for (which, who), times in results.histograms.items() if which == row
                 },
             }
             for row in results.rows
@@ -102,10 +113,6 @@ def commit_of_tree() -> str:
     if not commit:
         return "unknown"
     return f"{commit} changed" if _git("status", "--porcelain", "--untracked-files=no") else commit
-
-
-def now() -> datetime:
-    return datetime.now(UTC)
 
 
 def _git(*arguments: str) -> str:

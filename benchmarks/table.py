@@ -11,11 +11,11 @@ WIDTHS = (30, 13, 13, 10, 13, 11)
 HEADINGS = ("", "Ray", "async_adag", "gain", "floor", "over floor")
 NOTES = """\
 Medians over the rounds. gain: how many times better async_adag is than Ray, or than the tool that the section
-names, whose figure then stands in Ray's place. floor: the same shape of C
-processes that park in read() of an eventfd, and copy the array once per hop (pingpong.c). over floor:
-async_adag's time divided by that. Left alone, the kernel may put both ends on one core, where waking is
-cheap, or on two, where it is not; the pinned rows compare like with like, in ten short turns a round, since
-what a wake-up costs changes from second to second."""
+names, whose figure then stands in Ray's place. floor: the same shape of C processes that park in read()
+of an eventfd, and copy the array once per hop (pingpong.c). over floor: async_adag's time divided by
+that. Left alone, the kernel may put both ends on one core, where waking is cheap, or on two, where it is
+not; the pinned rows compare like with like, in ten short turns a round, since what a wake-up costs
+changes from second to second."""
 NOT_MEASURED = "-"
 
 

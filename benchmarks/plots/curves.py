@@ -50,7 +50,8 @@ def draw_scaling(record: Record) -> Any:
     figure, axes = _panels(record, [panel[:2] for panel in panels], "", _count)
     for axis in axes:
         axis.set_xlabel(next(below for _, title, below in panels if title == axis.get_title(loc="left")))
-        axis.set_ylim(bottom=0)
+        medians = [place for line in axis.get_lines() for place in line.get_ydata()]
+        axis.set_ylim(0, 1.35 * max(medians))  # a single round that went astray would flatten all the others
         axis.yaxis.set_major_formatter(time_in_words)
     return figure
 

@@ -34,7 +34,7 @@ SETTINGS = {
     "savefig.facecolor": "white",
 }
 FOOT = 0.3  # inches, for two lines at the foot
-LETTERS = 24  # of those lines, to an inch
+LETTERS = 22  # of those lines, to an inch
 
 
 @contextmanager

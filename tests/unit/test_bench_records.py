@@ -29,8 +29,8 @@ def results_of(row, **rounds):
 
 
 def record_of(row, machine=MACHINE, commit="c" * 40, **rounds):
-    made = record.as_record(results_of(row, **rounds), machine, {"rounds": "3"}, record.now())
-    return json.loads(json.dumps(made)) | {"commit": commit}
+    run = record.Circumstances(machine, {"rounds": "3"}, commit=commit)
+    return json.loads(json.dumps(record.as_record(results_of(row, **rounds), run)))
 
 
 def lines_of(text, label):
