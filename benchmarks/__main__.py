@@ -60,10 +60,12 @@ def _run(options: argparse.Namespace) -> int:
     wanted = options.actors or effort.actors
     actors = actors_that_fit(wanted)
     everything = all_workloads(Extent(not options.quick, actors, options.deaths))
-    workloads = [workload for workload in everything if options.only in workload.name]
+    workloads = [
+        each for each in everything if not options.only or any(text in each.name for text in options.only)
+    ]
     if not workloads:
         names = "; ".join(workload.name for workload in everything)
-        print(f"--only {options.only!r} fits none of: {names}", file=sys.stderr)
+        print(f"--only {' '.join(options.only)} fits none of: {names}", file=sys.stderr)
         return 2
     backends: list[Backend] = [RayBackend(), AdagBackend(options.busy_poll)]
     backends = [backend for backend in backends if options.backend in (None, backend.name)]
@@ -90,7 +92,7 @@ def _chosen(options: argparse.Namespace, effort: Effort, actors: int) -> dict[st
         "busy_poll": str(options.busy_poll) if options.busy_poll else "0 (parked)",
         "rounds": f"{effort.rounds}, {effort.seconds} s per figure",
         "actors": f"up to {actors} in a graph",
-        "only": options.only or "everything",
+        "only": ", ".join(options.only) or "everything",
     }
 
 

@@ -15,7 +15,11 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=description)
     parser.add_argument("--quick", action="store_true", help="less than two minutes, instead of about eleven")
     parser.add_argument(
-        "--only", default="", metavar="TEXT", help='only workloads with this name, such as "chain"'
+        "--only",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help='only workloads with this in their name, such as "chain"; may be given more than once',
     )
     parser.add_argument("--backend", choices=("ray", "async_adag"), help="only this one, instead of both")
     parser.add_argument(
