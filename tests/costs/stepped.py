@@ -61,8 +61,12 @@ class Chain:
         self._to_actors = [gauge for number, gauge in deployment.gauges.items() if number not in results]
         (self._result,) = (gauge for number, gauge in deployment.gauges.items() if number in results)
         self.actors = [Echo() for _ in stage.parts]
-        for echo, actor, part in zip(self.actors, plan.actors, stage.parts, strict=True):
-            ThreadLoop(echo, actor, part.ends, Movers(), part.control, [], 0, Turn(), _go_on, _complain).start()
+        self._loops = [
+            ThreadLoop(echo, actor, part.ends, Movers(), part.control, [], 0, Turn(), _go_on, _complain)
+            for echo, actor, part in zip(self.actors, plan.actors, stage.parts, strict=True)
+        ]
+        for loop in self._loops:
+            loop.start()
 
     def hold_results_until_driver_sleeps(self) -> None:
         """From now on a result is sent when a thread of the driver sleeps."""
@@ -103,6 +107,12 @@ class Chain:
         engine = self._stage.engine
         return engine.blocking.waits()[0], sum(control.waits()[0] for control in engine.deployment.controls)
 
+    def close(self) -> None:
+        """End the loops, which close their ends."""
+        self.compiled.teardown()
+        for loop in self._loops:
+            loop._thread.join()
+
 
 @contextmanager
 def open_chain(actors: int) -> Iterator[Chain]:
@@ -112,8 +122,11 @@ def open_chain(actors: int) -> Iterator[Chain]:
     stage = Stage(build_graph(*nodes), max_inflight=8)
     try:
         chain = Chain(stage)
-        chain.rest()
-        yield chain
+        try:
+            chain.rest()
+            yield chain
+        finally:
+            chain.close()
     finally:
         stage.close()
 
