@@ -77,4 +77,5 @@ def _pinned() -> list[Workload]:
     if cores is None:
         return []
     first, second = cores
-    return [Pinned(first, second), Pinned(first, first)]
+    shapes = ((ONE, 1.0), (CHAIN, 0.5), (FAN_OUT, 0.5))
+    return [Pinned(first, cpu, shape, part) for shape, part in shapes for cpu in (second, first)]

@@ -79,7 +79,7 @@ class Blocking:
 
 @dataclass(frozen=True)
 class Pinned:
-    """The awaited round trip of async_adag with all threads of driver and actor tied to two cores, or one.
+    """The awaited round trip of async_adag: the driver tied to one core, its actors to another, or to the same.
 
     What a wake-up costs changes from one second to the next by a factor of two and more, by what else runs on the
     host of a virtual machine: hence the slices.
@@ -88,11 +88,13 @@ class Pinned:
     driver_cpu: int
     actor_cpu: int
     shape: Stages = ONE
+    part: float = 1.0
+    """Of the time."""
     slices: int = 10
 
     @property
     def name(self) -> str:
-        return f"pinned, {self._cores}"
+        return f"pinned, {self.shape.name}, {self._cores}"
 
     @property
     def _cores(self) -> str:
@@ -100,19 +102,20 @@ class Pinned:
 
     @property
     def rows(self) -> list[Row]:
-        return p50_and_p99("Round trip, awaited, pinned, 1 actor", self._cores)
+        return p50_and_p99(f"Round trip, awaited, pinned, {self.shape.name}", self._cores)
 
     def measure(self, backend: Backend, site: Site) -> Figures:
         if not isinstance(backend, AdagBackend):
             return Figures()  # Ray's graph spins: on one core, each side would wait for the other's time slice
-        return site.run(self._measure(backend, site))
+        return site.run(self._measure(backend, site.briefly(self.part)))
 
     async def _measure(self, backend: Backend, site: Site) -> Figures:
+        places = dict.fromkeys(site.pids[: self.shape.stages], self.actor_cpu) | {os.getpid(): self.driver_cpu}
         with site.graph(backend, self.shape, asynchronous=True) as graph:
             await graph.call(7)
-            with pinned({os.getpid(): self.driver_cpu, site.pids[0]: self.actor_cpu}):
+            with pinned(places):
                 return of_times(self.rows, await async_times(graph.call, 1, site.seconds))
 
     def floor(self, floor: Floor, site: Site) -> Figures:
         cpus = (self.driver_cpu, self.actor_cpu)
-        return of_times(self.rows, floor.round_trips(self.shape, site.seconds, cpus=cpus))
+        return of_times(self.rows, floor.round_trips(self.shape, site.briefly(self.part).seconds, cpus=cpus))
