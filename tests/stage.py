@@ -150,7 +150,7 @@ class Stage:
         gauges: dict[int, Gauge] = {number: RingGauge(specs[number], fd) for number, fd in rings.items()}
         for fd in (*bells.values(), *rings.values()):
             os.close(fd)
-        deployment = _Deployment(ends, controls, rung, supervision, specs, gauges, {}, None)
+        deployment = _Deployment(plan, ends, controls, rung, supervision, specs, gauges, {}, None)
         deployment.parts = self.parts
         self.engine = Engine(plan, deployment, chosen)
         self.compiled = CompiledGraph(self.engine)
