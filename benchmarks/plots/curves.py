@@ -57,8 +57,11 @@ def draw_scaling(record: Record) -> Any:
 
 
 def _panels(record: Record, panels: list[tuple[str, str]], below: str, words: Format) -> tuple[Any, list[Any]]:
-    """A panel for each section that begins so and has more than one place on its curve; those axes."""
-    curves = [(title, rows_of(record, section)) for section, title in panels]
+    """A panel for each section that begins so and was measured at more than one place; those axes."""
+    curves = [
+        (title, [row for row in rows_of(record, section) if any(row["rounds"].values())])
+        for section, title in panels
+    ]
     curves = [(title, rows) for title, rows in curves if len(rows) > 1]
     if not curves:
         return None, []
