@@ -80,8 +80,8 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Ray's compiled graph and async_adag in one run; ``nox -s bench -- --help`` for its options."""
-    session.install("-e", ".[uvloop]", "numpy")
+    """Ray's compiled graph and async_adag in one run, its record and its plots; ``nox -s bench -- --help``."""
+    session.install("-e", ".[uvloop]", "numpy", "matplotlib", "pyzmq")
     session.run("python", "-m", "benchmarks", *session.posargs, env=ENVIRONMENT)
 
 
