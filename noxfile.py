@@ -1,4 +1,5 @@
-"""The project's sessions: ``nox -s quickstart``, ``tests``, ``torch``, ``gpu``, ``lint``, ``types``, ``bench``.
+"""The project's sessions: ``nox -s quickstart``, ``tests``, ``torch``, ``gpu``, ``lint``, ``types``, ``docs``,
+``bench``.
 
 And those of minutes: ``nox -s soak``, ``chaos``.
 
@@ -71,6 +72,14 @@ def types(session: nox.Session) -> None:
     """Mypy, strict."""
     session.install("-e", ".", "mypy>=1.11", "numpy", "nox")
     session.run("mypy")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The site, into build/site; a link that leads nowhere, or any other warning, is an error."""
+    session.install("-e", ".[docs]")
+    strict = ["-W", "-n", "--keep-going"]
+    session.run("sphinx-build", *strict, "docs", "build/site", *session.posargs, env=ENVIRONMENT)
 
 
 @nox.session

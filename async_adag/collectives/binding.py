@@ -1,10 +1,4 @@
-"""What users bind: the counterparts of ``ray.experimental.collective``, which need no torch.
-
-with InputNode() as x:
-    gradients = [worker.gradient.bind(x) for worker in workers]
-    sums = allreduce.bind(gradients)
-    dag = MultiOutputNode([worker.step.bind(total) for worker, total in zip(workers, sums)])
-"""
+"""What users bind: the counterparts of ``ray.experimental.collective``, which need no torch."""
 
 from __future__ import annotations
 
