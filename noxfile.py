@@ -1,7 +1,7 @@
 """The project's sessions: ``nox -s quickstart``, ``tests``, ``torch``, ``gpu``, ``lint``, ``types``, ``docs``,
 ``bench``.
 
-And those of minutes: ``nox -s soak``, ``chaos``.
+And those of minutes: ``nox -s versions``, ``soak``, ``chaos``.
 
 ``nox -s gpu`` checks the GPU side on one GPU, by CUDA 12; ``ASYNC_ADAG_CUDA=13 nox -s gpu`` by CUDA 13. Where all
 that it needs is there already, ``python -m pytest tests/gpu`` does the same.
@@ -25,6 +25,8 @@ ENVIRONMENT = {
     "PYTHONWARNINGS": "default",
 }
 
+QUICK = ["adapter", "arguments", "async_actors", "errors", "graph_shapes", "map", "object_refs"]
+
 
 @nox.session
 def quickstart(session: nox.Session) -> None:
@@ -38,6 +40,15 @@ def tests(session: nox.Session) -> None:
     """All tests, those that await on both asyncio and uvloop."""
     session.install("-e", ".[test]")
     session.run("python", "-m", "pytest", *session.posargs, env=ENVIRONMENT)
+
+
+@nox.session(python=["3.11", "3.12", "3.13"])
+@nox.parametrize("ray", ["2.50", "2.60"])
+def versions(session: nox.Session, ray: str) -> None:
+    """A quick part of the tests, on each supported Python that is here, with the oldest and the newest Ray."""
+    session.install("-e", ".[test]", f"ray=={ray}.*")
+    parts = session.posargs or ["tests/unit", *(f"tests/integration/test_{name}.py" for name in QUICK)]
+    session.run("python", "-m", "pytest", *parts, env=ENVIRONMENT)
 
 
 @nox.session
@@ -69,9 +80,10 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Mypy, strict."""
-    session.install("-e", ".", "mypy>=1.11", "numpy", "nox")
+    """Mypy, strict; and whether all that is public has a type of its own, which pyright knows."""
+    session.install("-e", ".", "mypy>=1.11", "numpy", "nox", "pyright[nodejs]>=1.1.400")
     session.run("mypy")
+    session.run("python", "-m", "tests.public_types")
 
 
 @nox.session

@@ -1,6 +1,6 @@
 """How Sphinx builds the site: ``nox -s docs``. Pages are plain Markdown, which reads well where it lies, too.
 
-A new page needs a line in `index.md`, or in `howto/index.md`, and nothing else.
+A new page needs a line in `index.md`, and nothing else.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _take_from_the_root(_app: Any, page: str, source: list[str]) -> None:
     for file, page_file in PAGES_OF_THE_ROOT.items():
         if page == page_file.removesuffix(".md"):
             text = (ROOT / file).read_text(encoding="utf-8")
-            source[0] = re.sub(r"(\]\()([^)#:]+)(?=[#)])", _link, text) + "\n" + source[0]
+            source[0] = re.sub(r"(\]\()([^)#:]+)(?=[#)])", _link, text) + "\n\n" + source[0]
 
 
 def _link(match: re.Match[str]) -> str:

@@ -74,6 +74,6 @@ class _Reducescatter:
         return bind_collective("reducescatter", op, inputs, transport)
 
 
-allreduce = _Allreduce()
-allgather = _Allgather()
-reducescatter = _Reducescatter()
+allreduce: _Allreduce = _Allreduce()
+allgather: _Allgather = _Allgather()
+reducescatter: _Reducescatter = _Reducescatter()

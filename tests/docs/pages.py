@@ -82,7 +82,7 @@ def blocks_of(page: Path) -> list[Block]:
         elif language == "output":
             assert before == "python", f"{page.name}:{line}: output of what?"
             blocks[-1].output = code
-        before = language
+        before = before if language == "sh" else language  # which may say how a program is started
     return blocks
 
 
@@ -133,7 +133,7 @@ async def run_program(path: Path, address: str) -> str:
         sys.executable,
         path.name,
         cwd=path.parent,
-        env={**os.environ, "RAY_ADDRESS": address},
+        env={**os.environ, "RAY_ADDRESS": address, "RAY_LOG_TO_DRIVER": "0"},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
