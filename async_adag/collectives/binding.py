@@ -45,8 +45,8 @@ class _Allgather:
             transport: as for allreduce.
 
         Returns:
-            Nodes of the results, one for each actor. Of N contributions of shape (d, ...) each is an array of shape
-            (N * d, ...).
+            Nodes of the results, one for each actor. Of N contributions of shape (d, ...) each is an array of
+            shape (N * d, ...).
 
         Raises:
             GraphError: not one node of each actor, or an unknown ``transport``.
@@ -67,8 +67,8 @@ class _Reducescatter:
             transport: as for allreduce.
 
         Returns:
-            Nodes of the results, one for each actor. Of N contributions of shape (d, ...) each is an array of shape
-            (d / N, ...).
+            Nodes of the results, one for each actor. Of N contributions of shape (d, ...) each is an array of
+            shape (d / N, ...).
 
         Raises:
             GraphError: not one node of each actor, or an unknown ``op`` or ``transport``.
