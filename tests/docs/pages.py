@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import gc
 import io
 import os
 import re
@@ -103,24 +104,28 @@ async def run_page(blocks: list[Block], folder: Path, address: str) -> None:
         print(*args, **kwargs)
 
     namespace: dict[str, Any] = {"__name__": "__main__", "print": recording_print}
-    for block in blocks:
-        if block.file is not None:
-            (folder / block.file).write_text(block.code, encoding="utf-8")
-        if block.not_run is not None:
-            continue
-        if block.file is not None:
+    try:
+        for block in blocks:
+            if block.file is not None:
+                (folder / block.file).write_text(block.code, encoding="utf-8")
+            if block.not_run is not None:
+                continue
+            if block.file is not None:
+                if block.output is not None:
+                    check_output(block, await run_program(folder / block.file, address))
+                continue
+            printing.append(block)
+            stdout = io.StringIO()
+            code = block.compiled()
+            with redirect_stdout(stdout):
+                value = eval(code, namespace)
+                if code.co_flags & CO_COROUTINE:
+                    await value
             if block.output is not None:
-                check_output(block, await run_program(folder / block.file, address))
-            continue
-        printing.append(block)
-        stdout = io.StringIO()
-        code = block.compiled()
-        with redirect_stdout(stdout):
-            value = eval(code, namespace)
-            if code.co_flags & CO_COROUTINE:
-                await value
-        if block.output is not None:
-            check_output(block, stdout.getvalue())
+                check_output(block, stdout.getvalue())
+    finally:
+        namespace.clear()
+        gc.collect()  # its actors end
     lines = [line for block in printing for line in block.printed]
     for block in printing:
         if block.output is None:
@@ -139,7 +144,8 @@ async def run_program(path: Path, address: str) -> str:
     )
     stdout, stderr = await program.communicate()
     assert program.returncode == 0, f"{path.name} ended with {program.returncode}:\n{stderr.decode()}"
-    return stdout.decode()
+    # What the raylet says to every program of a cluster is none of the program's.
+    return "".join(line for line in stdout.decode().splitlines(keepends=True) if "(raylet)" not in line)
 
 
 def check_output(block: Block, got: str) -> None:
