@@ -30,7 +30,7 @@ from typing import Any
 FENCE = re.compile(r"^( *)```(\S*)[^\n]*\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 NOT_RUN = re.compile(r"<!-- not run: (.+) -->\s*\Z")
 FILE_NAME = re.compile(r"# (\w+\.py)$", re.MULTILINE)
-LANGUAGES = {"python", "output", "sh", "text", "toml"}
+UNSEEN = {"", "py", "python3", "pycon", "ipython"}  # names under which Python would not be looked at
 NOT_ON_THE_PAGE = "what this prints is not on the page: put it into a comment behind it, or into an output block"
 
 
@@ -74,8 +74,9 @@ def blocks_of(page: Path) -> list[Block]:
     for fence in FENCE.finditer(text):
         indent, language, code = fence.groups()
         line = text.count("\n", 0, fence.start(3)) + 1
-        known = language in LANGUAGES or language.startswith("{")
-        assert known, f"{page.name}:{line}: a block is one of {sorted(LANGUAGES)}, not {language!r}"
+        assert language not in UNSEEN, (
+            f"{page.name}:{line}: say python, output, or what else it is, not {language!r}"
+        )
         code = re.sub(f"^{indent}", "", code, flags=re.MULTILINE)
         if language == "python":
             reason = NOT_RUN.search(text[: fence.start()])
@@ -83,7 +84,7 @@ def blocks_of(page: Path) -> list[Block]:
         elif language == "output":
             assert before == "python", f"{page.name}:{line}: output of what?"
             blocks[-1].output = code
-        before = before if language == "sh" else language  # which may say how a program is started
+        before = before if language == "sh" else language  # how a program is started
     return blocks
 
 

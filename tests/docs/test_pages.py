@@ -53,7 +53,8 @@ BAD = {
     "another output": ("'''python\nprint(1)\n'''\n'''output\n2\n'''", "printed was\n1"),
     "more than the output": ("'''python\nprint(1)\nprint(2)\n'''\n'''output\n1\n'''", "printed was\n1\n2"),
     "an output of nothing": ("'''output\n1\n'''", "output of what"),
-    "a language that nobody looks at": ("'''py\n1 / 0\n'''", "not 'py'"),
+    "another name for Python": ("'''py\n1 / 0\n'''", "not 'py'"),
+    "no name at all": ("'''\n1 / 0\n'''", "not ''"),
     "a program that prints something else": ("'''python\n# one.py\nprint(1)\n'''\n'''output\n2\n'''", "was\n1"),
     "a program that fails": ("'''python\n# one.py\n1 / 0\n'''\n'''output\n'''", "ZeroDivisionError"),
 }
