@@ -74,9 +74,7 @@ def blocks_of(page: Path) -> list[Block]:
     for fence in FENCE.finditer(text):
         indent, language, code = fence.groups()
         line = text.count("\n", 0, fence.start(3)) + 1
-        assert language not in UNSEEN, (
-            f"{page.name}:{line}: say python, output, or what else it is, not {language!r}"
-        )
+        assert language not in UNSEEN, f"{page.name}:{line}: say what it is (python, output, sh), not {language!r}"
         code = re.sub(f"^{indent}", "", code, flags=re.MULTILINE)
         if language == "python":
             reason = NOT_RUN.search(text[: fence.start()])
