@@ -88,3 +88,13 @@ def test_a_readers_own_tests_pass_as_printed(tmp_path):
     )
     assert tests.returncode == 0, tests.stdout + tests.stderr
     assert passed in tests.stdout
+
+
+def test_files_that_no_page_runs_are_run_here():
+    pages = {
+        page.name
+        for page in [DOCS.parent / "README.md", *DOCS.rglob("*.md")]
+        for block in blocks_of(page)
+        if block.file is not None and block.output is None and block.not_run is None
+    }
+    assert pages == {"tutorial.md", "testing.md"}
