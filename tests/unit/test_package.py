@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import tomllib
+from dataclasses import fields
 from importlib.resources import files
 from pathlib import Path
 
 import async_adag
 from async_adag.driver.compile import NEWEST_RAY, OLDEST_RAY
+from async_adag.options import Options
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -41,3 +43,15 @@ def test_all_that_is_public_is_in_the_reference():
     reference = (ROOT / "docs" / "reference.rst").read_text()
     described = set(re.findall(r"^\.\. auto\w+:: async_adag\.(\w+)", reference, re.MULTILINE))
     assert described >= set(async_adag.__all__) - {"__version__"}
+
+
+def test_every_option_and_error_is_in_the_api_page():
+    page = (ROOT / "docs" / "api.md").read_text()
+    rows = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
+    errors = {name for name in async_adag.__all__ if is_error(getattr(async_adag, name))}
+    assert rows >= {field.name for field in fields(Options)}
+    assert rows >= errors - {"AdagError"}
+
+
+def is_error(thing: object) -> bool:
+    return isinstance(thing, type) and issubclass(thing, async_adag.AdagError)
