@@ -1,6 +1,7 @@
-"""The project's sessions: ``nox -s quickstart``, ``tests``, ``torch``, ``gpu``, ``lint``, ``types``, ``bench``.
+"""The project's sessions: ``nox -s quickstart``, ``tests``, ``torch``, ``gpu``, ``lint``, ``types``, ``docs``,
+``bench``.
 
-And those of minutes: ``nox -s soak``, ``chaos``.
+And those of minutes: ``nox -s versions``, ``soak``, ``chaos``.
 
 ``nox -s gpu`` checks the GPU side on one GPU, by CUDA 12; ``ASYNC_ADAG_CUDA=13 nox -s gpu`` by CUDA 13. Where all
 that it needs is there already, ``python -m pytest tests/gpu`` does the same.
@@ -28,6 +29,7 @@ ENVIRONMENT = {
 # one of them as a whole: its tests share actors. The order is that of names, so that the small files of tests/unit
 # come last, and both processes are done at about the same time.
 SIDE_BY_SIDE = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
+QUICK = ["adapter", "arguments", "async_actors", "errors", "graph_shapes", "map", "object_refs"]
 
 
 @nox.session
@@ -42,6 +44,17 @@ def tests(session: nox.Session) -> None:
     """All tests, those that await on both asyncio and uvloop; ``nox -s tests -- -n 0`` for one process."""
     session.install("-e", ".[test]")
     session.run("python", "-m", "pytest", *SIDE_BY_SIDE, *session.posargs, env=ENVIRONMENT)
+
+
+@nox.session(python=["3.11", "3.12", "3.13"])
+@nox.parametrize("ray", ["2.50", "2.60"])
+def versions(session: nox.Session, ray: str) -> None:
+    """A quick part of the tests, on each supported Python that is here, with the oldest and the newest Ray."""
+    session.install("-e", ".[test]", f"ray=={ray}.*")
+    parts = session.posargs or ["tests/unit", *(f"tests/integration/test_{name}.py" for name in QUICK)]
+    # Ray 2.50 leaves files and processes of its own to the garbage collector, which warns of them.
+    lenient = ["-W", "ignore::ResourceWarning"] if ray == "2.50" else []
+    session.run("python", "-m", "pytest", *lenient, *parts, env=ENVIRONMENT)
 
 
 @nox.session
@@ -73,9 +86,18 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Mypy, strict."""
-    session.install("-e", ".", "mypy>=1.11", "numpy", "nox")
+    """Mypy, strict; and whether all that is public has a type of its own, which pyright knows."""
+    session.install("-e", ".", "mypy>=1.11", "numpy", "nox", "pyright[nodejs]>=1.1.400")
     session.run("mypy")
+    session.run("python", "-m", "tests.public_types")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The site, into build/site; a link that leads nowhere, or any other warning, is an error."""
+    session.install("-e", ".[docs]")
+    strict = ["-W", "-n", "--keep-going"]
+    session.run("sphinx-build", *strict, "docs", "build/site", *session.posargs, env=ENVIRONMENT)
 
 
 @nox.session

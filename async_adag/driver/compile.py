@@ -72,7 +72,15 @@ def compile(dag: DAGNode, /, **options: Unpack[CompileOptions]) -> CompiledGraph
 
 
 async def compile_async(dag: DAGNode, /, **options: Unpack[CompileOptions]) -> CompiledGraph:
-    """As `compile`, without blocking the event loop meanwhile. Cancelling it leaves nothing behind."""
+    """As `compile`, without blocking the event loop meanwhile. Cancelling it leaves nothing behind.
+
+    Args:
+        dag: as for `compile`.
+        options: as for `compile`.
+
+    Raises:
+        Exception: as `compile`.
+    """
     checked = options_from(dict(options))
     given_up = threading.Event()
     done: list[CompiledGraph] = []

@@ -87,7 +87,9 @@ def test_every_operation_of_every_type(ranks, dtype):
 
 
 def test_any_bytes_can_be_gathered(ranks):
-    values = [np.array(["2026-01-01", "2026-01-02"], "datetime64[D]") + rank for rank in range(SIZE)]
+    values = [
+        np.array(["2026-01-01", "2026-01-02"], "datetime64[D]") + np.timedelta64(rank, "D") for rank in range(SIZE)
+    ]
     for result in ranks(lambda rank, over: call("allgather", None, rank, over, values)):
         np.testing.assert_array_equal(result, np.concatenate(values))
 
