@@ -1,6 +1,6 @@
 """A web service whose handlers await a compiled graph: a search of Python's reference, Starlette under uvicorn.
 
-    GET /search?q=how+are+classes+made  ->  tokeniser.terms  ->  index.best (BM25)  ->  JSON
+    GET /search?q=what+is+a+descriptor  ->  tokeniser.terms  ->  index.best (BM25)  ->  JSON
 
 The program starts the service, asks it a question, puts it under real HTTP load from another process, lets clients
 hang up in the middle of requests, and stops it while the load goes on. Every answer is compared with what the same
@@ -52,7 +52,8 @@ class Index:
 
     def __init__(self) -> None:
         paragraphs = [(topic, part) for topic, text in topics.items() for part in re.split(r"\n\s*\n", text)]
-        self.passages = [(topic, " ".join(part.split())) for topic, part in paragraphs if len(part) > 80]
+        texts = {" ".join(part.split()): topic for topic, part in reversed(paragraphs) if len(part) > 80}
+        self.passages = [(topic, text) for text, topic in texts.items()]
         found = [Counter(Tokeniser().terms(text)) for _, text in self.passages]
         mean = sum(map(Counter.total, found)) / len(found)
         self.weights: dict[str, list[tuple[int, float]]] = defaultdict(list)
@@ -183,8 +184,8 @@ async def show(service: Service, others: Executor, connections: int, seconds: fl
     def load(seconds: float) -> asyncio.Future[Outcome]:
         return asyncio.get_running_loop().run_in_executor(others, put_under_load, url, connections, seconds)
 
-    print(f"{url}?q=how+are+classes+made\n")
-    for score, topic, passage in await ask("how are classes made"):
+    print(f"{url}?q=when+is+a+finally+clause+executed\n")
+    for score, topic, passage in await ask("when is a finally clause executed"):
         print(f"  {score:6.2f}  {topic:<16} {passage:.78}")
 
     seen = await load(seconds)
