@@ -21,6 +21,7 @@ import sys
 import sysconfig
 import time
 import tokenize
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from heapq import nlargest
@@ -129,8 +130,9 @@ def in_one_process(documents: Documents) -> tuple[Report, float]:
     """The same without Ray, one document after the other."""
     reader, parser, ledger = Reader(), Parser(), Ledger()
     began = time.perf_counter()
-    for document in documents:
-        ledger.enter(reader.words(document), parser.shapes(document))
+    with warnings.catch_warnings(action="ignore"):  # of the compiler, about old code
+        for document in documents:
+            ledger.enter(reader.words(document), parser.shapes(document))
     return ledger.report(), time.perf_counter() - began
 
 
