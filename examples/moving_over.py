@@ -17,12 +17,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import re
 import sys
 import sysconfig
 import time
 import zlib
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -41,23 +41,29 @@ Results = list[list[Near]]  # of each module what each half of the library says
 
 
 class Prints:
+    def __init__(self, rarity: Array) -> None:
+        self.rarity = rarity
+
     def of(self, text: str) -> Array:
-        """A text's fingerprint: which pairs of words stand there, each at a place that a hash gives."""
-        words = text.split()
-        places = [zlib.crc32(f"{one} {two}".encode()) % WIDTH for one, two in pairwise(words)]
-        counts = np.log1p(np.bincount(places, minlength=WIDTH))
-        return counts / max(float(np.linalg.norm(counts)), 1e-9)
+        """A text's fingerprint: which words stand there, each at a place that a hash gives; rare ones say more."""
+        print_ = np.log1p(counts(text)) * self.rarity
+        return print_ / max(float(np.linalg.norm(print_)), 1e-9)
 
 
 class Half:
-    def __init__(self, texts: dict[str, str]) -> None:
+    def __init__(self, texts: dict[str, str], rarity: Array) -> None:
         self.names = list(texts)
-        self.prints = np.array([Prints().of(text) for text in texts.values()])
+        self.prints = np.array([Prints(rarity).of(text) for text in texts.values()])
 
     def nearest(self, print_: Array) -> Near:
         likeness = self.prints @ print_
         best = np.argsort(-likeness, kind="stable")[:3]
         return [(round(float(likeness[number]), 6), self.names[number]) for number in best]
+
+
+def counts(text: str) -> Array:
+    places = [zlib.crc32(word.encode()) % WIDTH for word in re.findall(r"[A-Za-z_]{4,}", text)]
+    return np.bincount(places, minlength=WIDTH)
 
 
 def as_it_was(dag: Any, texts: list[str]) -> Results:
@@ -124,15 +130,19 @@ WAYS: dict[str, Callable[[Any, list[str]], Results]] = {
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--modules", type=int, default=180, help="how many to look at (%(default)s)")
+    parser.add_argument("--modules", type=int, default=150, help="how many to look at (%(default)s)")
     parser.add_argument("--times", type=int, default=3, help="how often to look at all of them (%(default)s)")
     given = parser.parse_args()
-    paths = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))[: given.modules]
-    texts = {path.stem: path.read_text(encoding="utf-8") for path in paths}
+    paths = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in paths if path.stat().st_size > 4000}
+    texts = dict(list(texts.items())[: given.modules])
+    having = sum(counts(text) > 0 for text in texts.values())
+    rarity = np.log(len(texts) / np.maximum(having, 1))
     ray.init(address="local", include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
     try:
-        prints = ray.remote(num_cpus=0)(Prints).remote()
-        halves = [ray.remote(num_cpus=0)(Half).remote(dict(list(texts.items())[half::2])) for half in range(2)]
+        prints = ray.remote(num_cpus=0)(Prints).remote(rarity)
+        parts = [dict(list(texts.items())[half::2]) for half in range(2)]
+        halves = [ray.remote(num_cpus=0)(Half).remote(part, rarity) for part in parts]
 
         def new_dag() -> Any:  # Ray compiles a DAG but once
             with InputNode() as text:
