@@ -1,5 +1,6 @@
-"""The project's sessions: ``nox -s quickstart``, ``tests``, ``torch``, ``gpu``, ``lint``, ``types``, ``docs``,
-``bench``.
+"""The project's sessions.
+
+``nox -s quickstart``, ``examples``, ``tests``, ``torch``, ``gpu``, ``lint``, ``types``, ``docs``, ``bench``.
 
 And those of minutes: ``nox -s versions``, ``soak``, ``chaos``.
 
@@ -37,6 +38,31 @@ def quickstart(session: nox.Session) -> None:
     """The main job: a graph of real actors on real input, beside Ray's own compiled graph."""
     session.install("-e", ".[uvloop]", "numpy")
     session.run("python", "examples/quickstart.py", *session.posargs, env=ENVIRONMENT)
+
+
+@nox.session
+def examples(session: nox.Session) -> None:
+    """Every example, with small arguments; ``nox -s examples -- web_service --seconds 60`` for one."""
+    session.install("-e", ".[examples]")
+    # Warnings stay at Python's default: what other people's packages warn about is no matter of an example.
+    env = ENVIRONMENT | {"PYTHONWARNINGS": ""}
+    runs = {
+        "quickstart": [],
+        "web_service": ["--seconds", "3"],
+        "stream_documents": ["--documents", "200"],
+        "llm_service": ["--training", "150", "--requests", "24"],
+        "moving_over": ["--times", "1"],
+        "tensor_parallel": [],
+        "gpu_pipeline": [],
+    }
+    wanted, arguments = session.posargs[:1], session.posargs[1:]
+    for name, small in runs.items():
+        if not wanted or wanted == [name]:
+            session.run("python", f"examples/{name}.py", *(arguments or small), env=env)
+    if not wanted or wanted == ["testing"]:
+        session.run("python", "-m", "pytest", "examples/testing", *arguments, env=env)
+    if wanted and wanted[0] not in (*runs, "testing"):
+        session.error(f"there is no example {wanted[0]!r}: {', '.join([*runs, 'testing'])}")
 
 
 @nox.session
