@@ -15,7 +15,7 @@ from async_adag.actor.gpu_staging import Fetching, Placing
 from async_adag.actor.moved import Movers
 from async_adag.channels.memory import Mapping
 from async_adag.channels.tensors import Header
-from async_adag.gpu.arrays import current_stream, library_of, span_of, wrap
+from async_adag.gpu.arrays import current_stream, expose, library_of, wrap
 from async_adag.gpu.cuda import CudaDevice, find_device
 from async_adag.gpu.interface import DeviceError, Link, Stream
 from async_adag.gpu.ipc import slots_for
@@ -85,7 +85,8 @@ class _Outgoing:
             stream, *others = self._gate.streams({library_of(tensor) for tensor in tensors})
             for other in others:
                 self._gate.join(stream, other)
-            return self._sender.announce([span_of(tensor) for tensor in tensors], tensors, stream)
+            spans, owners = zip(*[expose(tensor, stream.handle) for tensor in tensors], strict=True)
+            return self._sender.announce(spans, owners, stream)
         except DeviceError as error:
             raise _broken(self._edge, error) from error
 
@@ -131,11 +132,10 @@ class Incoming:
         try:
             sizes = [header.nbytes() for header in headers]
             stream, *others = self._gate.streams({header.package for header in headers})
-            arrived = self._receiver.receive(note, sizes, stream)
-            for other in others:
-                self._gate.join(other, stream)
+            arrived = self._receiver.receive(note, sizes, stream, others)
+            ordinal = self._gate.device.ordinal
             return [
-                wrap(memory, header.package, header.dtype, header.shape, self._gate.device.ordinal)
+                wrap(memory, header.package, header.dtype, header.shape, ordinal, header.strides)
                 for memory, header in zip(arrived, headers, strict=True)
             ]
         except Exception as error:
