@@ -192,6 +192,6 @@ def _jax(arrived: Arrived, dtype: str, shape: tuple[int, ...], ordinal: int) -> 
         return jax.numpy.zeros(shape, kind)
     raw = _cupy(arrived, "u1", (extent(arrived.span, kind.itemsize, shape),), ordinal)
     stream = current_stream("jax", ordinal)
-    if kind.name.startswith("float8"):  # cupy has no such types
-        return jax_arrays.take_over(raw.reshape(shape), stream, bits_of=kind.name)
+    if kind.name.startswith(("float8", "bfloat16")):  # which not every cupy has, or hands on
+        return jax_arrays.take_over(raw.view(f"u{kind.itemsize}").reshape(shape), stream, bits_of=kind.name)
     return jax_arrays.take_over(raw.view(kind).reshape(shape), stream)

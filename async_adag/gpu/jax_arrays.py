@@ -111,8 +111,8 @@ def take_over(view: Any, stream: int | None, bits_of: str = "") -> Any:
         view: the memory: an array of any library's with ``__dlpack__``.
         stream: a cudaStream_t; what is issued there from now on comes when the memory has been read. None, for the
             CPU's memory, waits for that.
-        bits_of: the type of the array, as jax names it, where ``view`` is of bytes since its library has no such
-            type.
+        bits_of: the type of the array, as jax names it, where ``view`` is of whole numbers of that size, as its
+            library has no such type.
     """
     jax: Any = sys.modules["jax"]
     there = jax.numpy.from_dlpack(view)

@@ -6,13 +6,14 @@ import os
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
 
 import async_adag
 from async_adag.graph.model import Graph
 from tests.gpu.nccl_environment import one_gpu_environment
-from tests.gpu.tensors import build, on_the_cpu, tell
+from tests.gpu.tensors import PLATFORMS, build, on_the_cpu, tell
 
 IPC, NCCL = "ipc", "nccl"
 KINDS = (IPC, NCCL)
@@ -52,15 +53,16 @@ class GpuWorker:
         if described.seed < 0 and rank == 1:
             raise ValueError("as it was told to")
         made = build(replace(described, seed=described.seed + rank), self.package)
-        if where == "device":
-            return made
-        return made.cpu() if self.package == "torch" else made.get()
+        return made if where == "device" else on_the_cpu(made)
 
     def numbers(self, tensor: Any) -> tuple[str, str, str, Any]:
         """Its library, where it is, its type, and its numbers as numpy's float64."""
         library = type(tensor).__module__.partition(".")[0]
         if library == "torch":
             return library, tensor.device.type, str(tensor.dtype), tensor.detach().cpu().double().numpy()
+        if library in ("jax", "jaxlib"):
+            (device,) = tensor.devices()
+            return "jax", PLATFORMS[device.platform], str(tensor.dtype), np.asarray(tensor).astype("f8")
         array = tensor.get() if library == "cupy" else tensor
         return library, "cuda" if library == "cupy" else "cpu", str(tensor.dtype), array.astype("f8")
 
@@ -100,7 +102,8 @@ def calls_for(count: int) -> int:
 
 def make_actor(rank: int, library: str) -> Any:
     """An actor that looks to NCCL like a host of its own."""
-    environment = {"env_vars": one_gpu_environment(rank)}
+    alone = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # or jax takes most of the GPU's memory at once
+    environment = {"env_vars": one_gpu_environment(rank) | alone}
     return GpuWorker.options(runtime_env=environment).remote(library)
 
 

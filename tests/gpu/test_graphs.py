@@ -17,7 +17,7 @@ from tests.gpu.tensors import Tensor
 
 pytestmark = pytest.mark.timeout(100)
 each_kind = pytest.mark.parametrize("kind", KINDS)
-each_library = pytest.mark.parametrize("library", ["torch", "cupy"])
+each_library = pytest.mark.parametrize("library", ["torch", "cupy", "jax"])
 
 PLAIN = [
     Tensor((1000,)),
@@ -34,7 +34,7 @@ PLAIN = [
     {"no": "tensor", "in": [1, 2.5, None]},
     None,
 ]
-OF_TORCH = [
+NOT_OF_CUPY = [
     Tensor((1001,), "bfloat16"),
     Tensor((17, 5), "float8_e4m3fn"),
     Tensor((33, 9), "bfloat16", layout="transposed"),
@@ -58,7 +58,7 @@ def edge_of_two(writer: Any, reader: Any) -> Any:
 async def test_two_actors(kind, library, actors):
     writer, reader, _ = actors
     with compile_gpu(edge_of_two(writer, reader), kind) as compiled:
-        for described in PLAIN + (OF_TORCH if library == "torch" else []):
+        for described in PLAIN + (NOT_OF_CUPY if library != "cupy" else []):
             assert await compiled(described) == await reader.tell_made.remote(described), described
 
 
