@@ -22,7 +22,7 @@ from async_adag.driver.graph import CompiledGraph
 from async_adag.driver.interrupts import Held
 from async_adag.errors import GraphError
 from async_adag.graph.model import Graph
-from async_adag.graph.plan import plan_graph
+from async_adag.graph.planner import plan_graph
 from async_adag.graph.ray_dag import RayGraph, read_dag
 from async_adag.graph.ray_transport import CREATE
 from async_adag.options import Options, options_from
@@ -41,6 +41,8 @@ class CompileOptions(TypedDict, total=False):
     busy_poll: float | Literal["auto"]
     device: Literal["auto", "cpu"]
     overlap: bool
+    heartbeat_timeout: float
+    tcp_ports: tuple[int, int] | None
 
 
 def compile(dag: DAGNode, /, **options: Unpack[CompileOptions]) -> CompiledGraph:
@@ -50,7 +52,8 @@ def compile(dag: DAGNode, /, **options: Unpack[CompileOptions]) -> CompiledGraph
         dag: the node that ends the DAG, built with Ray's own ``InputNode``, ``actor.method.bind`` and
             ``MultiOutputNode``.
         options: see `Options`: ``max_inflight``, ``buffer_size`` (bytes), ``submit_timeout``, ``get_timeout``,
-            ``compile_timeout`` (seconds), ``busy_poll``, ``device``, ``overlap``.
+            ``compile_timeout`` (seconds), ``busy_poll``, ``device``, ``overlap``,
+            ``heartbeat_timeout`` (seconds), ``tcp_ports``.
 
     Raises:
         TypeError: an option that does not exist.

@@ -22,7 +22,7 @@ from async_adag.driver.arguments import Arguments, part
 from async_adag.driver.arrivals import Arrivals, Sinks
 from async_adag.driver.blocking import Blocking
 from async_adag.driver.capacity import Line, Waiter
-from async_adag.driver.deploy import Deployment
+from async_adag.driver.deployment import Deployment
 from async_adag.driver.event_loop import LoopBinding
 from async_adag.driver.interrupts import Held
 from async_adag.driver.reasons import Reason, broken_off, channel_failure, departure, forked, torn_down

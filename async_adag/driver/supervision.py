@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from async_adag.actor.install import GOODBYE
+from async_adag.actor.joining import GOODBYE
 from async_adag.channels.rendezvous import receive_text
 
 

@@ -27,7 +27,7 @@ from async_adag.channels.codec import dumps
 from async_adag.channels.memory import create_file
 from async_adag.channels.rendezvous import KNOCKS, TOKEN_BYTES, Address, receive_text, send_fds
 from async_adag.channels.ring import create_ring
-from async_adag.graph.plan import plan_graph
+from async_adag.graph.planner import plan_graph
 from async_adag.graph.ray_dag import read_dag
 from tests.belongings import take_stock
 from tests.gate import wait_at
