@@ -115,7 +115,8 @@ def _compile(
     read = _with_nccl(dag, default_communicator, read, inquiry)
     inquiry = inquiry.about(read.graph, read.handles)
     plan = plan_graph(read.graph)
-    deployment = deploy(plan, read.handles, options, given_up, make_links(plan, inquiry))
+    links = make_links(plan, inquiry)
+    deployment = deploy(plan, read.handles, options, given_up, links, inquiry.deadline)
     try:
         with limits_named():
             return CompiledGraph(Engine(plan, deployment, options))

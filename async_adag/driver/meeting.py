@@ -53,16 +53,22 @@ class Meeting:
         handles: by actor.
         options: the options.
         fds_of: the descriptors that an actor is handed, by its number; they stay with whoever made them.
+        deadline: when all have to be ready, on `time.monotonic` (None: ``compile_timeout`` from now).
     """
 
     def __init__(
-        self, plan: Plan, handles: tuple[Any, ...], options: Options, fds_of: Callable[[int], list[int]]
+        self,
+        plan: Plan,
+        handles: tuple[Any, ...],
+        options: Options,
+        fds_of: Callable[[int], list[int]],
+        deadline: float | None = None,
     ) -> None:
         self._plan = plan
         self._handles = handles
         self._options = options
         self._fds_of = fds_of
-        self._deadline = time.monotonic() + options.compile_timeout
+        self._deadline = time.monotonic() + options.compile_timeout if deadline is None else deadline
         self._guests: dict[int, _Guest] = {}
         self._known: dict[int, _Guest] = {}
         self._epoll = select.epoll()
