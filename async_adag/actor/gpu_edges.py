@@ -5,9 +5,7 @@ Loaded only by an actor whose share has such an edge.
 
 from __future__ import annotations
 
-import atexit
 import threading
-import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,15 +26,6 @@ from async_adag.protocol.frame import ChannelError
 
 _lingering: list[_Outgoing | Incoming] = []
 """Ends that were closed while others still held what came by them; they are closed again later."""
-
-_receivers: weakref.WeakSet[IpcReceiver] = weakref.WeakSet()
-
-
-@atexit.register
-def _give_up() -> None:
-    """Have all streams go on that wait for other processes: the device ends with this one, and waits for them."""
-    for receiver in [*_receivers]:
-        receiver.release()
 
 
 class _Gate:
@@ -193,7 +182,6 @@ def make_gpu_movers(
             movers.receivers[number] = Incoming(move.edge, gate, receiver)
             if isinstance(receiver, IpcReceiver):
                 movers.checks.append(receiver.check_writer)
-                _receivers.add(receiver)
 
 
 def _sender(

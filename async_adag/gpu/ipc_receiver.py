@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -83,6 +84,8 @@ class IpcReceiver:
         self._whole: list[int] | None = None  # once the writer is given up: what had become ready, by slot
         self._unused = False
         self._freed = False
+        # The last net: when the process ends, its device waits for its streams, and they may wait for the writer.
+        self._letting_go = weakref.finalize(self, self._page.let_reader_go)
 
     def _open_part(self, reader: int, slots: int) -> Acks:
         return Acks(self._shared, reader, slots)
@@ -218,6 +221,7 @@ class IpcReceiver:
         if not (self._buffers.close(self._linger) and done):
             return  # still in use, so it stays mapped, and the writer keeps the memory while this process lives
         self._freed = True
+        self._letting_go.detach()
         self._copied.close()
         self._followed.close()
         self._behind.close()
