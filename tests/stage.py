@@ -148,7 +148,7 @@ class Stage:
         rung = [Doorbell(os.dup(bells[actor.actor])) for actor in plan.actors]
         for fd in (*bells.values(), *rings.values()):
             os.close(fd)
-        deployment = _Deployment(ends, controls, rung, supervision, specs, {}, {}, None)
+        deployment = _Deployment(plan, ends, controls, rung, supervision, specs, {}, {}, None)
         deployment.parts = self.parts
         self.engine = Engine(plan, deployment, chosen)
         self.compiled = CompiledGraph(self.engine)

@@ -30,9 +30,7 @@ APART = "apart: "
 _turn = Turn()
 
 
-def install(
-    instance: object, version: str, address: Address, share: bytes, timeout: float
-) -> str | None:
+def install(instance: object, version: str, address: Address, share: bytes, timeout: float) -> str | None:
     """Run in the actor: meet the driver, take the descriptors, start the loop.
 
     Args:
@@ -87,18 +85,14 @@ def check_version(version: str) -> None:
         )
 
 
-def install_here(
-    instance: object, share: Share, joined: Joined
-) -> asyncio.AbstractEventLoop | None:
+def install_here(instance: object, share: Share, joined: Joined) -> asyncio.AbstractEventLoop | None:
     """Start the loop of an actor that is its graph's driver too; no rendezvous is needed.
 
     Returns:
         The event loop on which the nodes run; None if they run in a thread.
     """
     try:
-        return _start_loop(
-            instance, share, joined.ends, joined.control, joined.sentinels(), joined.leave
-        )
+        return _start_loop(instance, share, joined.ends, joined.control, joined.sentinels(), joined.leave)
     except BaseException:
         joined.close()
         raise

@@ -1,4 +1,4 @@
-"""Joining: how an actor comes into a graph, and gets its connection to the driver, its channel ends, its control page."""
+"""Joining: how an actor comes into a graph: its connection to the driver, its control page, its channel ends."""
 
 from __future__ import annotations
 
@@ -109,7 +109,9 @@ def join(told: Share, address: Address, deadline: float) -> Joined:
             control = _control(fds[0], told)
             os.close(fds.pop(0))
         else:
-            assert attendant is not None and gate is not None and told.reach is not None
+            assert told.reach is not None
+            assert attendant is not None
+            assert gate is not None
             stream = reach_driver(gate, told.reach, told.plan.actor, deadline)
             remote = RemoteDriver(stream, attendant, told.reach.heartbeat)
             connection = remote.connection
@@ -120,7 +122,8 @@ def join(told: Share, address: Address, deadline: float) -> Joined:
         network, streams = None, {}
         if gate is not None:
             if told.wiring.outgoing or told.wiring.incoming:
-                assert attendant is not None and told.reach is not None
+                assert told.reach is not None
+                assert attendant is not None
                 streams = meet_edges(gate, told.wiring, connection, deadline)
                 network = Network(attendant, told.reach.heartbeat)
                 report_losses(network, partial(send_text, connection))
@@ -134,7 +137,7 @@ def join(told: Share, address: Address, deadline: float) -> Joined:
 
 
 def report_losses(network: Network, tell: Callable[[str], None]) -> None:
-    """Have the driver told of edges that are lost, after `GRACE`: of a peer's death it learns by itself, and better."""
+    """Have the driver told of edges that are lost, after `GRACE`: of deaths it learns by itself, and more."""
 
     def on_lost(channel: int, words: str) -> None:
         network.attendant.after(GRACE, lambda: tell(f"{LOST}{channel} {words}"))

@@ -24,6 +24,8 @@ ADDRESS = "address "
 PEERS = "peers "
 """How the text begins in which the driver tells where others do, by channel."""
 
+STEP = 0.1  # seconds after which a gate is to be looked at again, news or not
+
 SocketAddress = tuple[str, int]
 
 
@@ -63,7 +65,7 @@ def reach_driver(gate: Gate, reach: Reach, number: int, deadline: float) -> Stre
     assert reach.driver is not None
     gate.dial(reach.driver, Purpose("control", number))
     while time.monotonic() < deadline:
-        for _, stream in gate.step(min(1.0, max(0.0, deadline - time.monotonic()))):
+        for _, stream in gate.step(STEP):
             return stream
         if gate.failures:
             raise HungUp(f"the graph's driver cannot be reached at {_at(reach.driver)}: {gate.failures[0][1]}")
@@ -97,16 +99,18 @@ def meet_edges(gate: Gate, wiring: Wiring, connection: socket.socket, deadline: 
             if left <= 0 or gate.failures:
                 words = "; ".join(words for _, words in gate.failures) or "not all connected in time"
                 raise HungUp(f"edges to other hosts: {words}")
-            ready = {fd for fd, _ in poll.poll(min(left, 1.0) * 1000)}
+            ready = {fd for fd, _ in poll.poll(min(left, STEP) * 1000)}
             if connection.fileno() in ready:
                 for channel, address in _peers(connection).items():
                     gate.dial(address, Purpose("edge", channel))
             for purpose, stream in gate.step():
-                if purpose.role == "edge" and purpose.number in missing:
-                    missing.discard(purpose.number)
-                    met[purpose.number] = stream
-                else:
+                if purpose.role != "edge" or purpose.number not in (missing | met.keys()):
                     stream.close()
+                    continue
+                if purpose.number in met:  # it was lost as it came through, and made again
+                    met[purpose.number].close()
+                missing.discard(purpose.number)
+                met[purpose.number] = stream
     except BaseException:
         for stream in met.values():
             stream.close()

@@ -1,4 +1,4 @@
-"""The driver, as an actor on another host has it: joined by a line, so that the loop has a connection as elsewhere."""
+"""The driver, as an actor on another host has it: joined by a line, which the loop takes for any connection."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class RemoteDriver:
         if self._end:
             page.end()
 
-    def _hear(self, kind: int, content: bytes) -> None:
+    def _hear(self, kind: int, content: bytes) -> None:  # noqa: ARG002 - of other kinds
         if kind == END:
             self._end = True
             if self._page is not None and self._bell is not None:

@@ -66,10 +66,10 @@ def wire(channels: tuple[Channel, ...], process: int) -> Wiring:
 
 @dataclass(slots=True)
 class Endpoints:
-    """The channel ends of one process. Owns them, and the doorbells.
+    """The channel ends of one process. Owns them, the doorbells and the network.
 
-    ``edges`` are the channels in words; ``pages`` those of hand-overs within a GPU, by channel; ``network`` is that
-    of channels from and to other hosts, None where there are none.
+    ``edges`` are the channels in words; ``pages`` those of hand-overs within a GPU, by channel; ``network`` has
+    the connections with other hosts, where there are any.
     """
 
     doorbell: Doorbell
@@ -87,7 +87,7 @@ class Endpoints:
         for writer in self.writers.values():
             writer.close()
         if self.network is not None:
-            self.network.close()
+            self.network.close(wait=False)
         self._let_go()
 
     def leave_to_parent(self) -> None:

@@ -1,9 +1,9 @@
 """The line: the connection between the driver and an actor on another host, beside the edges.
 
-On one host a Unix socket does this, on which a loop says that it is ready, and goodbye. So that nothing else has to
-know of hosts, each process has such a socket to itself, and a `Line` joins it with the other host's over TCP:
+On one host a Unix socket does this, on which a loop says that it is ready, and goodbye. So that nothing else has
+to know of hosts, each process has such a socket to itself, and a `Line` joins it with the other host's over TCP:
 what is said on one side is heard on the other, and where one side hangs up, so does the other. Besides, a line
-carries messages of other kinds, and signs of life. The attendant does all of it, so it goes on while loops compute.
+carries messages of other kinds, and signs of life. The attendant does all of it, also while loops compute.
 """
 
 from __future__ import annotations

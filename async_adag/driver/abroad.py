@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import socket
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from async_adag.actor.control import Control
 from async_adag.actor.lodging import HOSTING, KNOCK, Lodging
 from async_adag.actor.reach import ADDRESS, PEERS, Reach, SocketAddress
-from async_adag.actor.wiring import wire
+from async_adag.actor.wiring import Wiring, wire
 from async_adag.channels.attendant import Attendant
 from async_adag.channels.doorbell import Doorbell
 from async_adag.channels.network import Network
@@ -28,8 +28,6 @@ from async_adag.graph.plan import DRIVER, Plan
 from async_adag.graph.planner import host_of
 from async_adag.options import Options
 from async_adag.protocol.handshake import SECRET_BYTES, Purpose
-
-STEP = 0.1  # seconds after which the gate is to be looked at again, news or not
 
 
 class Abroad:
@@ -78,9 +76,7 @@ class Abroad:
         host = host_of(self._plan.graph, process)
         assert host is not None
         driver = self.gate.address if process != DRIVER and self.is_away(process) else None
-        return Reach(
-            host.address, self._options.tcp_ports, self._secret, self._options.heartbeat_timeout, driver
-        )
+        return Reach(host.address, self._options.tcp_ports, self._secret, self._options.heartbeat_timeout, driver)
 
     def lodging(self, actor: int, specs: dict[int, RingSpec]) -> Lodging | None:
         """What an actor is told of its own host; None where that is the driver's."""
@@ -124,7 +120,7 @@ class Abroad:
                 stream.close()
         return arrived
 
-    def welcome(self, actor: int, stream: Stream, page: Control, bell: int) -> Any:
+    def welcome(self, actor: int, stream: Stream, page: Control, bell: int) -> socket.socket:
         """Join with an actor that has come in; a socket by which to talk to it.
 
         Args:
@@ -133,9 +129,7 @@ class Abroad:
             page: its control page, as the driver sees it.
             bell: the doorbell that is rung for it, which stays the caller's.
         """
-        remote = RemoteActor(
-            stream, self.attendant, self._options.heartbeat_timeout, page, Doorbell(os.dup(bell))
-        )
+        remote = RemoteActor(stream, self.attendant, self._options.heartbeat_timeout, page, Doorbell(os.dup(bell)))
         self._actors[actor] = remote
         return remote.connection
 
@@ -177,6 +171,10 @@ class Abroad:
         """Why an edge of this process cannot be connected, in words; "" where there is no reason."""
         return "; ".join(words for _, words in self.gate.failures)
 
+    def take_streams(self, wiring: Wiring) -> dict[int, Stream]:
+        """The connections of a process that is this one, by channel; the caller's from here on."""
+        return {n: self.streams.pop(n) for n in (*wiring.outgoing, *wiring.incoming)}
+
     def make_network(self, tell: Callable[[Network], None]) -> Network:
         """A network for edges of this process; ``tell`` sees to it that losses are heard of."""
         network = Network(self.attendant, self._options.heartbeat_timeout)
@@ -197,7 +195,7 @@ class Abroad:
         self.streams.clear()
         for actor in self._actors.values():
             actor.close()
-        self.attendant.close()
+        self.attendant.finish()
 
     def leave_to_parent(self) -> None:
         """See `forks.Holder`."""

@@ -15,13 +15,18 @@ from ray.dag import DAGNode
 
 from async_adag.actor.ray_runtime import is_ray_client
 from async_adag.driver.deploy import deploy, limits_named
+from async_adag.driver.deployment import Deployment
 from async_adag.driver.engine import Engine
 from async_adag.driver.gpu_operations import demands_gpu, gpu_operations, with_gpus_of
-from async_adag.driver.gpus import Inquiry, find_gpus, make_groups, make_links
+from async_adag.driver.gpus import find_gpus, make_groups, make_links
 from async_adag.driver.graph import CompiledGraph
+from async_adag.driver.inquiry import Inquiry
 from async_adag.driver.interrupts import Held
+from async_adag.driver.meeting import Apart
+from async_adag.driver.places import find_places
 from async_adag.errors import GraphError
 from async_adag.graph.model import Graph
+from async_adag.graph.plan import Plan
 from async_adag.graph.planner import plan_graph
 from async_adag.graph.ray_dag import RayGraph, read_dag
 from async_adag.graph.ray_transport import CREATE
@@ -113,10 +118,7 @@ def _compile(
     inquiry = Inquiry(read.graph, read.handles, options.compile_timeout, given_up)
     read = replace(read, graph=_with_gpus(read.graph, options, inquiry))
     read = _with_nccl(dag, default_communicator, read, inquiry)
-    inquiry = inquiry.about(read.graph, read.handles)
-    plan = plan_graph(read.graph)
-    links = make_links(plan, inquiry)
-    deployment = deploy(plan, read.handles, options, given_up, links, inquiry.deadline)
+    plan, deployment = _place(read, options, inquiry.about(read.graph, read.handles), given_up)
     try:
         with limits_named():
             return CompiledGraph(Engine(plan, deployment, options))
@@ -124,6 +126,23 @@ def _compile(
         deployment.end_loops()
         deployment.close()
         raise
+
+
+def _place(
+    read: RayGraph, options: Options, inquiry: Inquiry, given_up: Callable[[], bool]
+) -> tuple[Plan, Deployment]:
+    """Plan the graph for the hosts that its processes live on, and deploy it there."""
+    apart: dict[str, int] = {}
+    while True:
+        plan = plan_graph(find_places(read.graph, inquiry, apart))
+        try:
+            links = make_links(plan, inquiry)
+            return plan, deploy(plan, read.handles, options, given_up, links, inquiry.deadline)
+        except Apart as one:
+            actor = read.graph.actors[one.actor]
+            if actor.id in apart:
+                raise GraphError(f"{actor} cannot be reached: {one}") from one
+            apart[actor.id] = 1 + len(apart)
 
 
 def _with_nccl(dag: DAGNode, default_communicator: Any, read: RayGraph, inquiry: Inquiry) -> RayGraph:

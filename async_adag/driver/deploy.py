@@ -11,12 +11,15 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from async_adag.actor.control import Control, control_size
 from async_adag.actor.host_files import HostFiles, close_all
-from async_adag.actor.install import Share, install_here
+from async_adag.actor.install import install_here
+from async_adag.actor.joining import Joined, report_losses
 from async_adag.actor.ray_runtime import own_actor
+from async_adag.actor.share import Share
 from async_adag.actor.wiring import Endpoints, connect_ends, ring_spec, wire
 from async_adag.channels.codec import dumps
 from async_adag.channels.direct import Direct
@@ -24,6 +27,11 @@ from async_adag.channels.doorbell import Doorbell
 from async_adag.channels.gauge import DirectGauge, Gauge, RingGauge
 from async_adag.channels.limits import explain
 from async_adag.channels.memory import create_file
+from async_adag.channels.network import Network
+from async_adag.channels.rendezvous import send_text
+from async_adag.channels.ring import RingSpec
+from async_adag.channels.stream import Stream
+from async_adag.driver.abroad import Abroad
 from async_adag.driver.deployment import Deployment
 from async_adag.driver.meeting import Meeting
 from async_adag.driver.supervision import Supervision
@@ -56,6 +64,7 @@ def deploy(
         GraphError: an actor is dead, did not answer in time, or cannot run its share; names it. Or this process
             has no descriptors or memory left for the channels; names the limit.
         Cancelled: ``cancelled`` said so.
+        Apart: an actor cannot share memory with others on its node; `Graph.hosts` has to say so.
     """
     with contextlib.ExitStack() as undo:
         with limits_named():
@@ -95,22 +104,31 @@ class _Deploying:
         self._options = options
         self._links = links
         self._instance, self._own = self._own_actor()
-        here = {DRIVER, self._own}
+        here = {DRIVER} if self._own is None else {DRIVER, self._own}
+        self._abroad = Abroad(plan, options, here) if plan.graph.hosts else None
+        if self._abroad is not None:
+            undo.callback(self._abroad.close)
         local = [c for c in plan.channels if {c.writer, *c.readers} <= here]
         slots = max(2, options.max_inflight)
         self._directs = {c.number: Direct(slots, [Doorbell(-1)] * len(c.readers), Doorbell(-1)) for c in local}
         self._specs = {c.number: ring_spec(c, slots, options.buffer_size) for c in plan.channels if c not in local}
         self._files = HostFiles()
         undo.callback(self._files.close)
-        self._files.make((DRIVER, *(a.actor for a in plan.actors)), plan.channels, self._specs)
+        # The doorbells of actors on other hosts are rung by nobody but the driver.
+        processes = (DRIVER, *(a.actor for a in plan.actors))
+        self._files.make(processes, plan.channels, self._specs_here())
         self._pages: list[int] = []  # the control pages, by actor
         undo.callback(close_all, self._pages)
         for actor in plan.actors:
             self._pages.append(create_file("async-adag-control", control_size(actor)))
         self._controls = [Control(fd, actor) for fd, actor in zip(self._pages, plan.actors, strict=True)]
         undo.callback(self._end_all)
-        self.meeting = Meeting(plan, handles, options, self._fds_of, deadline)
+        self.meeting = Meeting(plan, handles, options, self._fds_of, self._abroad, self._welcome, deadline)
         undo.callback(self.meeting.close)
+
+    def _specs_here(self) -> dict[int, RingSpec]:
+        """The rings on the driver's host."""
+        return {n: spec for n, spec in self._specs.items() if self._abroad is None or self._abroad.is_here(n)}
 
     def _own_actor(self) -> tuple[object, int | None]:
         """The driver's own actor, if that is in the graph: it cannot answer a call while it is busy compiling."""
@@ -149,6 +167,8 @@ class _Deploying:
             self._options.spin_ns,
             self._share_of_links(actor),
             self._options.overlap,
+            self._abroad.reach(actor.actor) if self._abroad and self._abroad.has_reach(actor.actor) else None,
+            self._abroad.lodging(actor.actor, self._specs) if self._abroad else None,
         )
 
     def _share_of_links(self, actor: ActorPlan) -> dict[int, tuple[Any, ...]]:
@@ -161,6 +181,19 @@ class _Deploying:
 
     def _fds_of(self, actor: int) -> list[int]:
         return [self._pages[actor], *self._files.of(wire(self._plan.channels, actor))]
+
+    def _welcome(self, actor: int, stream: Stream) -> socket.socket:
+        assert self._abroad is not None
+        return self._abroad.welcome(actor, stream, self._controls[actor], self._files.bells[actor])
+
+    def _network(self, process: int, supervision: Supervision) -> Network | None:
+        """The network of a process that is this one, where it has edges with other hosts."""
+        wiring = wire(self._plan.channels, process)
+        if self._abroad is None or not (wiring.outgoing or wiring.incoming):
+            return None
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        supervision.listen(process, ours)
+        return self._abroad.make_network(lambda network: report_losses(network, partial(send_text, theirs)))
 
     def conclude(self) -> Deployment:
         """Take what is the driver's; what was made for the actors alone is closed."""
@@ -179,7 +212,9 @@ class _Deploying:
             gauges: dict[int, Gauge] = {n: RingGauge(self._specs[n], fd) for n, fd in self._files.rings.items()}
             gauges |= {number: DirectGauge(direct) for number, direct in self._directs.items()}
             fds = self._files.take(wiring)
-            ends = connect_ends(wiring, fds, plan.channels, self._specs, self._directs)
+            network = self._network(DRIVER, supervision)
+            streams = {} if self._abroad is None else self._abroad.take_streams(wiring)
+            ends = connect_ends(wiring, fds, plan.channels, self._specs, self._directs, network, streams)
             undo.callback(ends.close)
             for number, direct in self._directs.items():
                 channel = plan.channels[number]
@@ -192,8 +227,20 @@ class _Deploying:
         self._files.close()
         close_all(self._pages)
         self.meeting.close()
+        if self._abroad is not None:
+            self._abroad.close_gate()
         return Deployment(
-            ends, self._controls, bells, supervision, self._specs, gauges, self._movers(), own_loop, gpu_results
+            plan,
+            ends,
+            self._controls,
+            bells,
+            supervision,
+            self._specs,
+            gauges,
+            self._movers(),
+            own_loop,
+            gpu_results,
+            self._abroad,
         )
 
     def _movers(self) -> dict[int, str]:
@@ -226,13 +273,17 @@ class _Deploying:
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         handed, fds[:] = fds.copy(), []  # the ends' from here on
         try:
-            ends = connect_ends(share.wiring, handed, self._plan.channels, self._specs, self._directs)
+            network = self._network(self._own, supervision)
+            streams = {} if self._abroad is None else self._abroad.take_streams(share.wiring)
+            ends = connect_ends(
+                share.wiring, handed, self._plan.channels, self._specs, self._directs, network, streams
+            )
         except BaseException:
             ours.close()
             its.close()
             raise
         supervision.watch(self._own, None, ours)
-        return install_here(self._instance, share, ends, self._controls[self._own], its)
+        return install_here(self._instance, share, Joined(its, -1, self._controls[self._own], ends, None))
 
     def _end_all(self) -> None:
         for control in self._controls:

@@ -11,8 +11,10 @@ from async_adag.actor.wiring import Endpoints
 from async_adag.channels.doorbell import Doorbell
 from async_adag.channels.gauge import Gauge
 from async_adag.channels.ring import RingSpec
+from async_adag.driver.abroad import Abroad
 from async_adag.driver.supervision import Supervision
-from async_adag.observe.picture import HAND_OVER, Transport, ring_transport
+from async_adag.graph.plan import Plan
+from async_adag.observe.picture import HAND_OVER, Transport, ring_transport, tcp_transport
 
 
 @dataclass(slots=True)
@@ -20,6 +22,7 @@ class Deployment:
     """A graph at work, as the driver holds it. Owns all of it.
 
     Attributes:
+        plan: its plan.
         ends: the driver's channel ends.
         controls: the actors' control pages, by actor.
         bells: every actor's doorbell, by actor.
@@ -29,8 +32,10 @@ class Deployment:
         movers: by channel, what carries its tensors, in words.
         own_loop: the event loop on which nodes of the driver's own actor run, if there is one.
         gpu_results: the `gpu_results.GpuResults`, if results stay on the driver's GPU.
+        abroad: what joins it with other hosts, if there are any.
     """
 
+    plan: Plan
     ends: Endpoints
     controls: list[Control]
     bells: list[Doorbell]
@@ -40,11 +45,15 @@ class Deployment:
     movers: dict[int, str]
     own_loop: asyncio.AbstractEventLoop | None
     gpu_results: Any = None
+    abroad: Abroad | None = None
 
     def transport(self, channel: int) -> Transport:
         """What moves a channel's frames."""
         spec = self.specs.get(channel)
-        return HAND_OVER if spec is None else ring_transport(spec.slots, spec.keep, self.movers.get(channel, ""))
+        if spec is None:
+            return HAND_OVER
+        transport = ring_transport(spec.slots, spec.keep, self.movers.get(channel, ""))
+        return tcp_transport(transport) if self.plan.channels[channel].remote else transport
 
     def end_loops(self) -> None:
         """Ask every loop to end after its present method."""
@@ -68,6 +77,9 @@ class Deployment:
     def leave_to_parent(self) -> None:
         """See `forks.Holder`."""
         self.ends.leave_to_parent()
+        if self.abroad is not None:
+            self.abroad.leave_to_parent()
+            self.abroad = None
         self._let_go()
 
     def _let_go(self) -> None:
@@ -75,3 +87,5 @@ class Deployment:
         for bell in self.bells:
             bell.close()
         self.supervision.close()
+        if self.abroad is not None:
+            self.abroad.close()

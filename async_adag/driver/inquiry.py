@@ -44,7 +44,7 @@ class Inquiry:
         return other
 
     def ask(self, function: Callable[..., Any], asked: dict[int, tuple[Any, ...]], what: str) -> dict[int, Any]:
-        """Call ``function(instance, *args)`` in these actors; the answers, by actor. ``what``, in words, for errors.
+        """Call ``function(instance, *args)`` in these actors; the answers, by actor. ``what``: for errors.
 
         Raises:
             GraphError: an actor is dead, cannot answer, or did not in time; names it.

@@ -14,16 +14,27 @@ import ray
 from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
 
 from async_adag._version import __version__
-from async_adag.actor.install import READY, install
+from async_adag.actor.install import APART, READY, install
 from async_adag.actor.ray_runtime import call_in_actor
 from async_adag.channels.limits import EXHAUSTED
 from async_adag.channels.processes import has_ended, peer_pidfd
-from async_adag.channels.rendezvous import receive_text, send_fds
 from async_adag.channels.reception import Reception
+from async_adag.channels.rendezvous import receive_text, send_fds, send_text
+from async_adag.channels.stream import Stream
+from async_adag.driver.abroad import Abroad
 from async_adag.driver.supervision import Supervision
 from async_adag.errors import CompileActorDied, GraphError
 from async_adag.graph.plan import ActorPlan, Plan
 from async_adag.options import Options
+
+
+class Apart(Exception):
+    """An actor cannot share memory with others on its node, as it turns out; its number is told."""
+
+    def __init__(self, actor: int, words: str) -> None:
+        super().__init__(words)
+        self.actor = actor
+
 
 LOOK_AGAIN = 0.05  # seconds between looks at what Ray knows
 DYING = 5.0  # seconds within which a process that has hung up ends, if it does: it frees its memory in between
@@ -42,6 +53,7 @@ class _Guest:
     ref: Any
     connection: socket.socket | None = None
     pidfd: int = -1
+    introduced: bool = False  # others were told of it
     ready: bool = False
 
 
@@ -53,6 +65,8 @@ class Meeting:
         handles: by actor.
         options: the options.
         fds_of: the descriptors that an actor is handed, by its number; they stay with whoever made them.
+        abroad: where there are other hosts.
+        welcome: makes a socket of a connection by which an actor has come in from another host.
         deadline: when all have to be ready, on `time.monotonic` (None: ``compile_timeout`` from now).
     """
 
@@ -62,12 +76,16 @@ class Meeting:
         handles: tuple[Any, ...],
         options: Options,
         fds_of: Callable[[int], list[int]],
+        abroad: Abroad | None,
+        welcome: Callable[[int, Stream], socket.socket],
         deadline: float | None = None,
     ) -> None:
         self._plan = plan
         self._handles = handles
         self._options = options
         self._fds_of = fds_of
+        self._abroad = abroad
+        self._welcome = welcome
         self._deadline = time.monotonic() + options.compile_timeout if deadline is None else deadline
         self._guests: dict[int, _Guest] = {}
         self._known: dict[int, _Guest] = {}
@@ -86,8 +104,7 @@ class Meeting:
 
     def _call(self, guest: _Guest) -> Any:
         address, timeout = self._reception.address, self._options.compile_timeout
-        handle = self._handles[guest.number]
-        return call_in_actor(handle, install, __version__, address, guest.number, guest.share, timeout)
+        return call_in_actor(self._handles[guest.number], install, __version__, address, guest.share, timeout)
 
     def wait(self, cancelled: Callable[[], bool]) -> None:
         """Wait until every actor is ready.
@@ -95,9 +112,10 @@ class Meeting:
         Raises:
             GraphError: an actor is dead, did not answer in time, or cannot run its share; names it.
             Cancelled: ``cancelled`` said so.
+            Apart: an actor cannot share memory with others on its node.
             OSError: a limit of this process is reached.
         """
-        while not all(guest.ready for guest in self._guests.values()):
+        while not self._is_complete():
             if cancelled():
                 raise Cancelled
             left = self._deadline - time.monotonic()
@@ -114,6 +132,29 @@ class Meeting:
                     arrived = self._reception.hear(fd)
                     if arrived is not None:
                         self._admit(*arrived)
+            if self._abroad is not None:
+                self._look_abroad(self._abroad)
+
+    def _is_complete(self) -> bool:
+        ready = all(guest.ready for guest in self._guests.values())
+        return ready and (self._abroad is None or self._abroad.is_connected())
+
+    def _look_abroad(self, abroad: Abroad) -> None:
+        for number, stream in abroad.step():
+            guest = self._guests.get(number)
+            if guest is None or guest.connection is not None or not abroad.is_away(number):
+                stream.close()
+            else:
+                self._know(guest, self._welcome(number, stream))
+        unsaid, abroad.outbox = abroad.outbox, []
+        for number, text in unsaid:
+            connection = self._guests[number].connection
+            if connection is None:
+                abroad.outbox.append((number, text))
+            else:
+                send_text(connection, text)
+        if failure := abroad.failure():
+            raise GraphError(f"the driver cannot connect to an actor on another host: {failure}")
 
     def hand_on(self, supervision: Supervision) -> None:
         """Have every actor supervised from now on."""
@@ -121,7 +162,8 @@ class Meeting:
         for guest in self._guests.values():
             assert guest.connection is not None
             self._epoll.unregister(guest.connection.fileno())
-            supervision.watch(guest.number, guest.pidfd, guest.connection)
+            away = self._abroad is not None and self._abroad.is_away(guest.number)
+            supervision.watch(guest.number, None if away else guest.pidfd, guest.connection, away)
             guest.connection, guest.pidfd = None, -1
 
     def close(self) -> None:
@@ -139,10 +181,7 @@ class Meeting:
         if guest is None or guest.connection is not None:
             self._reception.refuse(connection, f"the graph waits for no actor {number}")
             return
-        fd = connection.fileno()
-        self._epoll.register(fd, select.EPOLLIN)
-        guest.connection = connection
-        self._known[fd] = guest
+        self._know(guest, connection)
         try:
             guest.pidfd = self._reception.with_room(lambda: peer_pidfd(connection))
             left = max(0.0, self._deadline - time.monotonic())
@@ -152,11 +191,19 @@ class Meeting:
                 raise
             self._check_failures()
 
+    def _know(self, guest: _Guest, connection: socket.socket) -> None:
+        fd = connection.fileno()
+        self._epoll.register(fd, select.EPOLLIN)
+        guest.connection = connection
+        self._known[fd] = guest
+
     def _hear(self, guest: _Guest) -> None:
         assert guest.connection is not None
         text = receive_text(guest.connection)
         if text == READY:
             guest.ready = True
+        elif text and self._abroad is not None and self._abroad.hear(guest.number, text):
+            guest.introduced = True
         elif text is not None:
             # It hung up, or its loop broke at once; Ray has the reason, or will in a moment.
             self._check_failures(guest, text)
@@ -183,12 +230,16 @@ class Meeting:
                 continue
             try:
                 reason = ray.get(one.ref)
-            except ActorUnavailableError:
+            except ActorUnavailableError as error:
                 # Ray is restarting it, or cannot reach it just now: ask again until the deadline.
+                if one.introduced:
+                    raise self._gone(one, str(error)) from error
                 one.ref = self._call(one)
                 continue
             except Exception as error:
                 raise self._refused(one, error) from error
+            if reason and reason.startswith(APART):
+                raise Apart(one.number, reason)
             if reason or guest is not None:
                 raise self._gone(one, reason or text)
 

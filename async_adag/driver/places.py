@@ -12,14 +12,6 @@ from async_adag.driver.inquiry import Inquiry
 from async_adag.graph.model import Graph, Host
 
 
-class Apart(Exception):
-    """An actor cannot share memory with others on its node, as it turns out; its number is told."""
-
-    def __init__(self, actor: int, words: str) -> None:
-        super().__init__(words)
-        self.actor = actor
-
-
 def find_places(graph: Graph, inquiry: Inquiry, apart: Mapping[str, int]) -> Graph:
     """The graph with `Graph.hosts`, where its processes live on several; else the same.
 

@@ -12,8 +12,8 @@ import pytest
 from ray.dag import InputNode
 
 import async_adag
-from async_adag.channels.rendezvous import TOKEN_BYTES, Address, connect
 from async_adag.channels.reception import SILENT
+from async_adag.channels.rendezvous import TOKEN_BYTES, Address, connect
 from tests.belongings import take_stock
 from tests.scripts import start, wait_until_ready
 from tests.strangers import NOBODY, PATIENCE, addresses, is_refused, knock, of_another_user
