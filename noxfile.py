@@ -1,6 +1,6 @@
-"""The project's sessions: ``nox -s quickstart``, ``tests``, ``torch``, ``gpu``, ``lint``, ``types``, ``bench``.
+"""The project's sessions: ``nox -s quickstart``, ``tests``, ``torch``, ``jax``, ``gpu``, ``lint``, ``types``.
 
-And those of minutes: ``nox -s soak``, ``chaos``.
+And ``bench``, and those of minutes: ``nox -s soak``, ``chaos``.
 
 ``nox -s gpu`` checks the GPU side on one GPU, by CUDA 12; ``ASYNC_ADAG_CUDA=13 nox -s gpu`` by CUDA 13. Where all
 that it needs is there already, ``python -m pytest tests/gpu`` does the same.
@@ -43,7 +43,15 @@ def tests(session: nox.Session) -> None:
 def torch(session: nox.Session) -> None:
     """The tests that need torch, and its own collective nodes in Ray; downloads gigabytes."""
     session.install("-e", ".[test]", "torch")
-    session.run("python", "-m", "pytest", "tests/integration/test_torch.py", *session.posargs, env=ENVIRONMENT)
+    files = ["tests/integration/test_torch.py", "tests/unit/test_strides.py"]
+    session.run("python", "-m", "pytest", *files, *session.posargs, env=ENVIRONMENT)
+
+
+@nox.session
+def jax(session: nox.Session) -> None:
+    """The tests that need jax, on the CPU."""
+    session.install("-e", ".[test]", "jax")
+    session.run("python", "-m", "pytest", "tests/unit/test_jax.py", *session.posargs, env=ENVIRONMENT)
 
 
 @nox.session

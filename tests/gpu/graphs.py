@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from dataclasses import replace
 from typing import Any
@@ -31,6 +32,13 @@ class GpuWorker:
 
     def make(self, described: Any) -> Any:
         return build(described, self.package)
+
+    def make_of_each(self, described: Any, libraries: list[str]) -> Any:
+        """The same of several libraries, in one value."""
+        return [build(described, library) for library in libraries]
+
+    def tell_made_of_each(self, described: Any, libraries: list[str]) -> Any:
+        return tell([build(described, library) for library in libraries])
 
     def make_on_cpu(self, described: Any) -> Any:
         return on_the_cpu(build(described, self.package))
@@ -93,6 +101,24 @@ class GpuWorker:
 
     def pid(self) -> int:
         return os.getpid()
+
+
+@ray.remote(num_cpus=0, num_gpus=SHARE)
+class AsyncGpuReader:
+    """Tells of tensors, several at a time; the earlier ones wait for later ones."""
+
+    def __init__(self) -> None:
+        self._come: list[asyncio.Event] = [asyncio.Event() for _ in range(CALLS)]
+
+    async def tell_after(self, value: Any, number: int) -> Any:
+        """Tell of it; an even one once the next has come."""
+        self._come[number].set()
+        if number % 2 == 0:
+            await self._come[number + 1].wait()
+        return tell(value)
+
+    async def make(self, described: Any) -> Any:
+        return build(described, "cupy")
 
 
 def calls_for(count: int) -> int:
