@@ -20,7 +20,7 @@ from async_adag.gpu.ipc import slots_for
 from async_adag.gpu.ipc_receiver import IpcReceiver
 from async_adag.gpu.ipc_sender import IpcSender
 from async_adag.gpu.links import LinkReceiver, LinkSender
-from async_adag.gpu.mappings import Mappings
+from async_adag.gpu.pool import exportable_allocations
 from async_adag.graph.plan import GpuMove
 from async_adag.protocol.frame import ChannelError
 
@@ -37,7 +37,6 @@ class _Gate:
 
     def __init__(self, device: CudaDevice) -> None:
         self.device = device
-        self.mappings = Mappings(device)
         self._threads = threading.local()
 
     def streams(self, packages: set[str]) -> list[Stream]:
@@ -190,7 +189,8 @@ def _sender(
     if page is None:
         return LinkSender(gate.device, links, overlap=overlap)
     slots = slots_for(ring, move.readers)
-    return IpcSender(gate.device, page, move.readers, slots, overlap=overlap)
+    pool = exportable_allocations(gate.device)
+    return IpcSender(gate.device, page, move.readers, slots, pool, overlap=overlap)
 
 
 def _receiver(
@@ -200,7 +200,7 @@ def _receiver(
         return LinkReceiver(gate.device, links[0], overlap=overlap, backlog=ring)
     assert move.reader is not None
     slots = slots_for(ring, move.readers)
-    return IpcReceiver(gate.device, page, move.reader, slots, move.readers, gate.mappings)
+    return IpcReceiver(gate.device, page, move.reader, slots, move.readers, gate.device.mappings)
 
 
 def _broken(edge: str, error: Exception) -> ChannelError:

@@ -12,6 +12,9 @@ import pytest
 import ray
 
 import async_adag
+import async_adag.gpu
+from async_adag.gpu.cuda import find_device
+from async_adag.gpu.pool import exportable_allocations
 from async_adag.graph.model import Graph
 from tests.gpu.nccl_environment import one_gpu_environment
 from tests.gpu.tensors import PLATFORMS, build, on_the_cpu, tell
@@ -50,6 +53,17 @@ class GpuWorker:
     def tell_made_on_cpu(self, described: Any) -> Any:
         """What one that was made here, and brought to the CPU, is like."""
         return tell(on_the_cpu(build(described, self.package)))
+
+    def allocate_exportable(self) -> None:
+        """From now on, large arrays of cupy are made where readers can open them."""
+        import cupy
+
+        cupy.cuda.set_allocator(async_adag.gpu.exportable_allocator())
+
+    def exportable(self) -> int:
+        """How many allocations of that kind there are."""
+        found = exportable_allocations(find_device())
+        return 0 if found is None else len(found)
 
     def make_or_fail(self, described: Any) -> Any:
         if described == "fail":

@@ -92,6 +92,23 @@ async def test_arrays_of_several_libraries_in_one_value(kind, need, actors):
             assert await future == await reader.tell_made_of_each.remote(item, libraries), item
 
 
+async def test_large_arrays_of_an_exportable_allocator_are_used_where_they_are(actors):
+    """Two graphs at once bring one reader memory of one pool, which it opens once; small arrays are copied."""
+    writer, (_, reader, _) = make_actor(4, "cupy"), actors
+    await writer.allocate_exportable.remote()
+    dag = edge_of_two(writer, reader)
+    with compile_gpu(dag, IPC, max_inflight=8) as one, compile_gpu(dag, IPC, max_inflight=8) as two:
+        for number in range(30):
+            described = [Tensor((500_000 + number,), seed=number), Tensor((10,), seed=number)]
+            futures = [await graph.execute_async(described) for graph in (one, two) for _ in range(4)]
+            expected = await writer.tell_made.remote(described)
+            assert [await future for future in futures] == [expected] * 8
+    assert await writer.exportable.remote() > 0
+    with compile_gpu(dag, IPC) as again:
+        assert await again(described) == expected
+    ray.kill(writer)
+
+
 @pytest.fixture
 def async_reader(gpu_cluster):
     reader = AsyncGpuReader.remote()

@@ -90,7 +90,7 @@ def make_ends(kind, simulation, writer, reader):
         slots = slots_for(WINDOW, 1)
         page = Page(acks_size(slots, 1))
         sender = SimulatedSender(writer.device, page, 1, slots)
-        return sender, SimulatedReceiver(reader.device, page, 0, slots, 1, reader.gate.mappings)
+        return sender, SimulatedReceiver(reader.device, page, 0, slots, 1)
     sending = simulation.link(writer.device, reader.device)
     receiving = type(sending)(sending._pairing)
     sending.initialize(0)
