@@ -1,6 +1,6 @@
 """The project's sessions.
 
-``nox -s quickstart``, ``examples``, ``tests``, ``torch``, ``gpu``, ``lint``, ``types``, ``docs``, ``bench``.
+``nox -s quickstart``, ``examples``, ``tests``, ``torch``, ``jax``, ``gpu``, ``lint``, ``types``, ``docs``, ``bench``.
 
 And those of minutes: ``nox -s versions``, ``soak``, ``chaos``.
 
@@ -87,7 +87,15 @@ def versions(session: nox.Session, ray: str) -> None:
 def torch(session: nox.Session) -> None:
     """The tests that need torch, and its own collective nodes in Ray; downloads gigabytes."""
     session.install("-e", ".[test]", "torch")
-    session.run("python", "-m", "pytest", "tests/integration/test_torch.py", *session.posargs, env=ENVIRONMENT)
+    files = ["tests/integration/test_torch.py", "tests/unit/test_strides.py"]
+    session.run("python", "-m", "pytest", *files, *session.posargs, env=ENVIRONMENT)
+
+
+@nox.session
+def jax(session: nox.Session) -> None:
+    """The tests that need jax, on the CPU."""
+    session.install("-e", ".[test]", "jax")
+    session.run("python", "-m", "pytest", "tests/unit/test_jax.py", *session.posargs, env=ENVIRONMENT)
 
 
 @nox.session

@@ -15,8 +15,8 @@ class _Allreduce:
         """Bind it to one node of each actor, or to several lists of them, for several tensors of each actor.
 
         Args:
-            inputs: nodes that give arrays of numpy or cupy, or torch tensors, of the same shape and type at all
-                actors.
+            inputs: nodes that give arrays of numpy, cupy or jax, or torch tensors, of the same shape and type at
+                all actors.
             op: "sum", "product", "max", "min", "avg" (of floating-point or complex numbers only), or Ray's
                 ``ReduceOp``.
             transport: "shm" for shared memory; "nccl" or "accelerator" for NCCL, which takes actors that have a

@@ -144,7 +144,8 @@ def _place(
     while True:
         plan = plan_graph(find_places(read.graph, inquiry, apart))
         try:
-            return plan, deploy(plan, read.handles, options, given_up, make_links(plan, inquiry))
+            links = make_links(plan, inquiry)
+            return plan, deploy(plan, read.handles, options, given_up, links, inquiry.deadline)
         except Apart as one:
             actor = read.graph.actors[one.actor]
             if actor.id in apart:

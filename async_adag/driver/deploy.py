@@ -46,6 +46,7 @@ def deploy(
     options: Options,
     cancelled: Callable[[], bool] = lambda: False,
     links: dict[int, tuple[Any, ...]] | None = None,
+    deadline: float | None = None,
 ) -> Deployment:
     """Deploy ``plan`` on the actors behind ``handles``.
 
@@ -55,6 +56,7 @@ def deploy(
         options: the options.
         cancelled: whether whoever compiles has given up.
         links: of channels between two GPUs, by channel, one to each reader.
+        deadline: when it has to be done, on `time.monotonic` (None: ``compile_timeout`` from now).
 
     Raises:
         GraphError: an actor is dead, did not answer in time, or cannot run its share; names it. Or this process
@@ -64,7 +66,7 @@ def deploy(
     """
     with contextlib.ExitStack() as undo:
         with limits_named():
-            work = _Deploying(plan, handles, options, links or {}, undo)
+            work = _Deploying(plan, handles, options, links or {}, undo, deadline)
         work.invite()
         with limits_named():
             work.meeting.wait(cancelled)
@@ -94,6 +96,7 @@ class _Deploying:
         options: Options,
         links: dict[int, tuple[Any, ...]],
         undo: contextlib.ExitStack,
+        deadline: float | None,
     ) -> None:
         self._plan = plan
         self._options = options
@@ -118,7 +121,7 @@ class _Deploying:
             self._pages.append(create_file("async-adag-control", control_size(actor)))
         self._controls = [Control(fd, actor) for fd, actor in zip(self._pages, plan.actors, strict=True)]
         undo.callback(self._end_all)
-        self.meeting = Meeting(plan, handles, options, self._fds_of, self._abroad, self._welcome)
+        self.meeting = Meeting(plan, handles, options, self._fds_of, self._abroad, self._welcome, deadline)
         undo.callback(self.meeting.close)
 
     def _specs_here(self) -> dict[int, RingSpec]:

@@ -155,7 +155,7 @@ def test_a_rank_that_fails_is_out_of_step(ranks, nccl):
 def test_no_room_for_a_result_is_out_of_step(ranks):
     def one(rank, over):
         def no_room(value):
-            raise MemoryError("no room")
+            raise MemoryError("no room")  # as making an array of that shape would
 
         with pytest.raises(OutOfStep, match="MemoryError: no room"):
             over.run("allreduce", "sum", numbers("float32")[:1], no_room)
