@@ -6,6 +6,7 @@ somebody has asked for.
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import threading
@@ -33,6 +34,7 @@ class Attendant:
         self._watched: dict[int, Callable[[int], None]] = {}
         self._times: list[_Time] = []
         self._closing = False
+        self._finishing = False
         self._gone = False
         self._ending = threading.Lock()
         self._bell = Doorbell.create()
@@ -86,6 +88,16 @@ class Attendant:
                 self._times.append(_Time(time.monotonic() + seconds, seconds, callback))
                 self._bell.ring()
 
+    def after(self, seconds: float, callback: Callable[[], None]) -> None:
+        """Call ``callback`` once, when so many seconds have passed."""
+        self._times.append(_Time(time.monotonic() + seconds, math.inf, callback))
+        self._bell.ring()
+
+    def finish(self) -> None:
+        """End the thread when nothing is watched any more, and let go of its descriptors then; does not wait."""
+        self._finishing = True
+        self._bell.ring()
+
     def is_here(self) -> bool:
         """Whether this is the attendant's thread."""
         return threading.current_thread() is self._thread
@@ -129,6 +141,8 @@ class Attendant:
                 if callback is not None and not self._closing:
                     self._call(callback, what)
             self._look_at_times()
+            if self._finishing and not self._watched:
+                break
         if os.getpid() == self._process:
             self._let_go()
 
@@ -142,6 +156,8 @@ class Attendant:
         for each in list(self._times):
             if each.at <= now and not self._closing:
                 each.at = now + each.seconds
+                if each.seconds == math.inf:
+                    self._times.remove(each)
                 self._call(each.callback)
 
     def _call(self, callback: Callable[..., None], *arguments: int) -> None:

@@ -162,13 +162,22 @@ class Network:
 
     # -- the end
 
-    def close(self) -> None:
+    def close(self, wait: bool = True) -> None:
         """Close all connections, when what was written has arrived or `LINGER` seconds have passed; again is
         harmless.
+
+        Args:
+            wait: whether to wait for that here; else the attendant does it.
         """
         self._shared = ()
         for connection in self._connections:
             connection.close()
+        if not wait:
+            with self._lock:
+                if not self._closed:
+                    self._closed = True
+                    self._epoll.close()
+            return
         deadline = time.monotonic() + LINGER
         while time.monotonic() < deadline:
             waiting = [each for each in self._connections if not each.is_closed()]
