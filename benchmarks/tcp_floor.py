@@ -6,7 +6,6 @@ Run with ``python -m benchmarks.tcp_floor [seconds]``. They take turns, as the m
 from __future__ import annotations
 
 import os
-import select
 import socket
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from async_adag.channels.doorbell import Doorbell
 from async_adag.channels.interface import Reader, Writer
 from async_adag.channels.landing import LandedReader
 from async_adag.channels.network import Network
+from async_adag.channels.parking import Parking
 from async_adag.channels.ring import RingSpec, RingWriter, create_ring
 from async_adag.channels.stream import Stream, prepare
 
@@ -45,26 +45,21 @@ class Ends:
         ring = RingWriter(spec, os.dup(fd), [self.bell])
         landing = self.network.add_landing(1, Stream(receiving), ring, own=0, shared=False)
         self.reader: Reader = LandedReader(spec, fd, 0, self.bell, landing)
-        self._epoll = select.epoll()
-        self._epoll.register(self.bell.fd, select.EPOLLIN | select.EPOLLET)
-        self._epoll.register(self.network.fileno(), select.EPOLLIN)
-
-    def _wait(self, ready: Callable[[], bool], arm: Callable[[], bool]) -> None:
-        while not ready():
-            self.network.turn()
-            if not ready() and not arm():
-                self._epoll.poll()
+        self._parking = Parking(self.bell, [], 0, network=self.network)
 
     def send(self, value: Any) -> None:
-        self._wait(self.writer.may_write, self.writer.arm)
+        while not self.writer.may_write():
+            self._parking.wait(self.writer.may_write, self.writer.arm)
         self.writer.stage(self.writer.encode(value))
         self.writer.publish()
 
     def read(self) -> Any:
-        self._wait(self.reader.may_read, self.reader.arm)
+        while not self.reader.may_read():
+            self._parking.wait(self.reader.may_read, self.reader.arm)
         return self.reader.read()
 
     def close(self) -> None:
+        self._parking.close()
         self.reader.close()
         self.writer.close()
         self.network.close()

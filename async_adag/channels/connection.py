@@ -85,18 +85,25 @@ class Connection:
 
     # -- what its owner does
 
-    def turn(self, ring_own: bool) -> None:
-        """Take in what has come, and do what is due. Never blocks."""
+    def turn(self, ring_own: bool) -> bool:
+        """Take in what has come, and do what is due; whether something has come. Never blocks."""
         with self.lock:
-            self._turn(ring_own)
+            came = self._turn(ring_own)
         if self.lost:
             self._tell()
+        return came
 
-    def _turn(self, ring_own: bool) -> None:
+    def can_wait(self) -> bool:
+        """Whether a turn of it can wait until nothing has come on others."""
+        return False
+
+    def _turn(self, ring_own: bool) -> bool:
         if self._closing or self._ended or self.lost:
-            return
+            return False
+        came = False
         try:
             self._receive(ring_own)
+            came = True
             self._do_chores()
         except BlockingIOError:
             self._do_chores()
@@ -104,6 +111,7 @@ class Connection:
             self._lose(f"garbage: {error}")
         except OSError as error:
             self._lose(self._in_words(error))
+        return came
 
     def _receive(self, ring_own: bool) -> None:
         """Take in what has come; the lock is held. May raise BlockingIOError when nothing is there."""

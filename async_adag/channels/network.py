@@ -118,8 +118,10 @@ class Network:
                 return  # closed
             found = [self._by_fd.get(fd) for fd, _ in ready]
             connections = tuple(connection for connection in found if connection is not None)
+        came = False
         for connection in connections:
-            connection.turn(ring_own)
+            if not (came and connection.can_wait()):
+                came |= connection.turn(ring_own)
         for landing in self._shared:
             landing.look()
 
@@ -139,7 +141,8 @@ class Network:
             fd = connection.stream.fileno()
             self._by_fd[fd] = connection
             self._epoll.register(fd, select.EPOLLIN)
-            self._of_loop += (connection,)
+            first = isinstance(connection, Landing)  # what executions wait for; credits can wait for it
+            self._of_loop = (connection, *self._of_loop) if first else (*self._of_loop, connection)
             connection.of_loop = True
 
     def look_away(self, connection: Connection) -> None:

@@ -154,6 +154,10 @@ class TcpWriter(Connection):
 
     # -- what comes: credits
 
+    def can_wait(self) -> bool:
+        """See `Connection`: as long as there is plenty of room."""
+        return self._limit - self.written > self._slots // 2
+
     def _receive(self, ring_own: bool) -> None:
         buffer = self._buffer
         while True:

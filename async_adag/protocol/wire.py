@@ -19,8 +19,9 @@ from async_adag.protocol.frame import MAX_BUFFERS, FrameError, Kind
 MAGIC = 0x57474401  # "DGW" and the version of this layout in the low byte
 _HEADER = struct.Struct("<IBBHQQQQI")
 _CRC = struct.Struct("<I")
+_SEALED = struct.Struct("<IBBHQQQQII")  # the header, and its checksum
 _CHECKED = _HEADER.size
-HEADER_SIZE = _CHECKED + _CRC.size
+HEADER_SIZE = _SEALED.size
 
 _KINDS = len(Kind)
 _INT, _FLOAT = int(Kind.INT), int(Kind.FLOAT)
@@ -93,10 +94,9 @@ def unpack(source: memoryview, at: int) -> Message:
     Raises:
         FrameError: says what is wrong with it.
     """
-    magic, what, kind, hold, seq, body, length, held, buffers = _HEADER.unpack_from(source, at)
+    magic, what, kind, hold, seq, body, length, held, buffers, crc = _SEALED.unpack_from(source, at)
     if magic != MAGIC:
         raise FrameError(f"no message here: magic {magic:#010x}, expected {MAGIC:#010x}")
-    (crc,) = _CRC.unpack_from(source, at + _CHECKED)
     if crc != crc32(source[at : at + _CHECKED]):
         raise FrameError("a message whose checksum is wrong")
     if what == FRAME:
