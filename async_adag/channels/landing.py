@@ -180,12 +180,12 @@ class Landing(Connection):
             self._send_release(frame.hold, frame.held)
 
     def _publish(self, frame: Message, ring_own: bool) -> None:
-        self.landed += 1
         self._stopped = frame.kind == _STOP
         if ring_own:
             self._ring.publish()
         else:
             self._ring.publish_past(self._own)
+        self.landed += 1
         if self.landed - self.credited >= self._slots:  # the sender has no credit left
             self._pay_what_is_due()
 
