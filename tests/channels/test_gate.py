@@ -212,7 +212,7 @@ def test_thousands_who_say_nonsense_or_nothing_leave_a_gate_unharmed(make_gate, 
         strangers.append(stranger)
         if number % 3 == 0:
             strangers.pop(number * 7 % len(strangers)).close()
-        while len(strangers) > 200:
+        while len(strangers) > 500:
             strangers.pop(0).close()
         assert gate.step(0) == []
         most = max(most, descriptors() - len(strangers))
