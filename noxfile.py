@@ -53,6 +53,7 @@ def examples(session: nox.Session) -> None:
         "stream_documents": ["--documents", "200"],
         "llm_service": ["--training", "150", "--requests", "24"],
         "moving_over": ["--times", "1"],
+        "two_hosts": ["--seconds", "0.3"],
         "tensor_parallel": [],
         "gpu_pipeline": [],
     }
