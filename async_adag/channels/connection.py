@@ -1,7 +1,10 @@
 """The connection of an edge: what is to be sent on it, what has come, and whether the other side still lives.
 
 Two threads look after it: the loop of its process, when it waits, and the attendant, when there is more to do than
-the loop has time for. One lock keeps them apart; nobody holds it while waiting.
+the loop has time for. One lock keeps them apart, which nobody holds for longer than it takes to copy a frame.
+
+What the kernel does not take at once is copied, so that its owner may go on and change it, and the attendant sends
+it. A network that is as fast as that copy gets a large frame without it: so long is waited for the kernel.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import errno
 import select
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
@@ -21,8 +25,11 @@ from async_adag.protocol.frame import ChannelError
 from async_adag.protocol.wire import PING_BYTES
 
 LINGER = 2.0  # seconds in which what was sent has to arrive after closing
+FAST = 4e9  # bytes that are copied in a second, about
+WAIT_FROM = 256 * 1024  # bytes left of a frame, from which on waiting for the kernel may be worth it
 CLOSED = "closed by the other side"
 _IN, _OUT = select.EPOLLIN, select.EPOLLOUT
+_HUNG_UP = getattr(select, "EPOLLRDHUP", 0)
 
 
 class Hub(Protocol):
@@ -69,6 +76,13 @@ class Connection:
         self._until = 0.0  # when lingering ends
         self._asked = 0  # the events that the attendant watches
 
+    def _begin_to_look(self, of_loop: bool) -> None:
+        """Look at what comes; last thing when it is made, as others may from now on."""
+        with self.lock:
+            self._ask(_HUNG_UP if of_loop else _HUNG_UP | _IN)  # an end is noticed at once, whatever the loop does
+            if of_loop:
+                self._hub.look_after(self)
+
     # -- what its owner does
 
     def turn(self, ring_own: bool) -> None:
@@ -110,18 +124,24 @@ class Connection:
                 if went:
                     self._spoke = self._hub.clock()
                 if went == size:
+                    if self.stream.wants_write:
+                        self._ask(self._asked | _OUT)
                     return
                 self._send_rest(deque(parts), size, went)
             else:
                 self._send_rest(deque(parts), size, 0)
         except OSError as error:
             self._cannot_send(error)
+        except MemoryError:  # a part of a frame may have gone out, and the rest never will
+            self._cannot_send(OSError(errno.ENOMEM, "no memory for what is still to be sent"))
 
     def _send_rest(self, parts: deque[Bytes], size: int, went: int) -> None:
         # Copied by the chunk, and sent as it goes: the connection is never idle meanwhile.
         backlog = self._backlog
         left = size - went
         _drop(parts, went)
+        if left >= WAIT_FROM and not backlog:
+            left = self._send_while_fast(parts, left)
         while left:
             room = CHUNK
             while parts and room > 0:
@@ -138,8 +158,26 @@ class Connection:
                     break
                 left -= went
                 _drop(parts, went)
-        if backlog:
+        if self._is_stuck():
             self._ask(self._asked | _OUT)
+
+    def _send_while_fast(self, parts: deque[Bytes], left: int) -> int:
+        """Send for about as long as copying would take; how many bytes are left then."""
+        now = time.perf_counter()
+        deadline = now + left / FAST
+        poll = select.poll()
+        poll.register(self.stream.fileno(), select.POLLOUT)
+        while left and now < deadline and poll.poll((deadline - now) * 1000):
+            went = self.stream.send(list(parts))
+            left -= went
+            _drop(parts, went)
+            now = time.perf_counter()
+        self._spoke = self._hub.clock()
+        return left
+
+    def _is_stuck(self) -> bool:
+        """Whether something is still to be sent."""
+        return bool(self._backlog) or self.stream.wants_write
 
     def _flush(self) -> None:
         went = self.stream.send(self._backlog.pieces())
@@ -170,12 +208,12 @@ class Connection:
         with self.lock:
             if self._closed:
                 return
-            if events & (_OUT | select.EPOLLERR | select.EPOLLHUP) and self._backlog:
+            if events & (_OUT | select.EPOLLERR | select.EPOLLHUP) and self._is_stuck():
                 try:
                     self._flush()
                 except OSError as error:
                     self._cannot_send(error)
-            if not self._backlog and self._asked & _OUT:
+            if not self._is_stuck() and self._asked & _OUT:
                 self._ask(self._asked & ~_OUT)
             if self._closing:
                 self._linger()
@@ -199,7 +237,7 @@ class Connection:
             heartbeat, now = self._hub.heartbeat, self._hub.clock()
             if now - self._heard > heartbeat:
                 self._lose(f"silent for {heartbeat:g} s")
-            elif now - self._spoke >= heartbeat / 8 and not self._backlog:
+            elif now - self._spoke >= heartbeat / 8 and not self._is_stuck():
                 self._send([PING_BYTES], len(PING_BYTES))
         finally:
             self.lock.release()
@@ -236,11 +274,11 @@ class Connection:
         """The other side sends no more, as it should."""
         self._ended = True
         self._hub.look_away(self)
-        self._ask(self._asked & ~_IN)
+        self._ask(self._asked & _OUT)
 
     def events(self) -> int:
         """What it waits for while it lingers, as events of `select.poll`."""
-        return select.POLLIN | (select.POLLOUT if self._backlog else 0)
+        return select.POLLIN | (select.POLLOUT if self._is_stuck() else 0)
 
     def close(self) -> None:
         """Let go; again is harmless."""
@@ -277,7 +315,7 @@ class Connection:
         if self.lost or self._mute or self._hub.clock() >= self._until:
             self._shut()
             return
-        if self._backlog:
+        if self._is_stuck():
             return
         self.stream.half_close()
         scratch = memoryview(bytearray(4096))
