@@ -1,7 +1,7 @@
 """The project's sessions.
 
-``nox -s quickstart``, ``examples``, ``tests``, ``hosts``, ``torch``, ``jax``, ``gpu``, ``lint``, ``types``, ``docs``,
-``bench``.
+``nox -s quickstart``, ``examples``, ``tests``, ``hosts``, ``torch``, ``jax``, ``gpu``, ``lint``, ``types``,
+``docs``, ``bench``.
 
 And those of minutes: ``nox -s versions``, ``soak``, ``chaos``.
 
