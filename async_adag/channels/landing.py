@@ -30,7 +30,7 @@ from async_adag.protocol.wire import (
 BUFFER = 64 * 1024
 WHOLE = 4096  # a payload up to this size is waited for in the buffer
 STRETCH = 1 << 20  # bytes that are received in one go before others have their turn
-FAR = 256 * 1024  # bytes left of a frame, from which on the attendant sees to the rest
+FAR = 256 * 1024  # bytes left of a frame, from which on the attendant sees to the rest, all of it
 LOOKS = 8  # holds that are looked at in one go
 
 _REFS, _STOP = int(Kind.REFS), int(Kind.STOP)
@@ -191,7 +191,8 @@ class Landing(Connection):
 
     def _choose_keeper(self) -> None:
         """Who looks after what comes next: the loop, or the attendant while a large frame is half there."""
-        far = self._frame is not None and self._frame.length - self._filled > FAR
+        frame = self._frame
+        far = frame is not None and (not self.of_loop or frame.length - self._filled > FAR)
         of_loop = not (self._shared or self._stopped or far)
         if of_loop is self.of_loop or self._ended:
             return
