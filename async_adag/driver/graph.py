@@ -16,6 +16,7 @@ from async_adag.driver.event_loop import settle_here
 from async_adag.driver.results import FutureList, GraphRef, RefList
 from async_adag.driver.snapshots import state_of, stats_of
 from async_adag.driver.stream import stream
+from async_adag.driver.trace import Target, Trace
 from async_adag.errors import CapacityExceeded, ExecutionTimeout
 from async_adag.observe.stats import Stats
 from async_adag.observe.visualize import Format, draw
@@ -208,6 +209,24 @@ class CompiledGraph(GraphCalls):
             file: where to; standard error by default.
         """
         print(state_of(self._engine), file=sys.stderr if file is None else file)
+
+    def trace(self, file: Target | None = None) -> Trace:
+        """Record a timeline of all processes of the graph: ``with compiled.trace("trace.json"): ...``.
+
+        A context manager, also for ``async with``, which writes the file on another thread. The file is in
+        Chrome's trace event format, to be opened at https://ui.perfetto.dev. Each process keeps its latest 65,536
+        records, which take 2 MiB meanwhile; a node takes about four in an execution.
+
+        Args:
+            file: where to write the timeline when the block is left: a path, or a file open for text. None for
+                none: the `Trace` has the events.
+
+        Raises:
+            RuntimeError: on entering, where the graph is being traced already.
+            GraphClosed: on entering, where the graph was torn down.
+            OSError: on entering, where the file cannot be opened, or there is no memory for the records.
+        """
+        return Trace(self._engine, file)
 
     def visualize(self, format: Format = "text") -> str:  # noqa: A002 - the word that callers expect
         """A picture of the graph: actors, methods, channels with their transports and sizes. The same each time.

@@ -1,0 +1,155 @@
+"""`CompiledGraph.trace`: has every process of a graph record what it does for a while, and gathers the records.
+
+Nothing is called in the actors: the driver sets a word of each control page, and reads their memory afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import IO, Any, Self
+
+import anyio
+
+from async_adag.actor.records import (
+    Recorder,
+    count_of,
+    give_back,
+    make_room,
+    read_records,
+    records_here,
+    records_in,
+)
+from async_adag.driver.engine import Engine
+from async_adag.graph.plan import DRIVER
+from async_adag.observe.timeline import Log, Timeline, write_timeline
+
+Target = str | os.PathLike[str] | IO[str]
+
+
+class Trace:
+    """A timeline of what a graph does while a ``with`` block, or an ``async with`` block, runs.
+
+    Made by `CompiledGraph.trace`. The figures are there once the block is left.
+    """
+
+    def __init__(self, engine: Engine, file: Target | None) -> None:
+        self._engine = engine
+        self._file = file
+        self._opened: IO[str] | None = None  # ours to close
+        self._own = records_here()
+        self._firsts: list[int] = []  # by actor: the number of the first record
+        self._began = 0
+        self._ended = 0
+        self._timeline: Timeline | None = None
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """The trace events, as in the file.
+
+        Raises:
+            RuntimeError: the block has not been left.
+        """
+        return self._result().events()
+
+    @property
+    def lost(self) -> dict[str, int]:
+        """How many records each process has lost, by its name: the oldest, for the latest have taken their places.
+
+        Raises:
+            RuntimeError: the block has not been left.
+        """
+        return self._result().lost()
+
+    @property
+    def timeline(self) -> Timeline:
+        """The records.
+
+        Raises:
+            RuntimeError: the block has not been left.
+        """
+        return self._result()
+
+    def _result(self) -> Timeline:
+        if self._timeline is None:
+            raise RuntimeError("the trace is still being recorded: leave the `with` block first")
+        return self._timeline
+
+    def __enter__(self) -> Self:
+        engine = self._engine
+        engine.check_open()
+        if self._began:
+            raise RuntimeError("this trace was recorded already: make a new one with compiled.trace()")
+        if self._file is not None and not hasattr(self._file, "write"):
+            self._opened = open(self._file, "w", encoding="utf-8")  # where it cannot be, say so now
+        try:
+            with engine.lock:
+                engine.check_open()
+                if engine.tracing is not None:
+                    raise RuntimeError("this graph is being traced already: one trace at a time")
+                self._start()
+                engine.tracing = self
+        except BaseException:
+            self._close_file()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._stop():
+            self._write()
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._stop():
+            await anyio.to_thread.run_sync(self._write)  # it may be many megabytes
+
+    def _start(self) -> None:
+        deployment = self._engine.deployment
+        for control in deployment.controls:
+            make_room(control.records)
+        self._firsts = [count_of(records_in(control.records)) for control in deployment.controls]
+        self._began = time.monotonic_ns()
+        self._engine.record(Recorder(self._own))
+        self._ask(True)
+
+    def _ask(self, traced: bool) -> None:
+        deployment = self._engine.deployment
+        for control, bell in zip(deployment.controls, deployment.bells, strict=True):
+            control.set_traced(traced)
+            if bell.fd >= 0:
+                bell.ring()  # whoever sleeps wakes, and does it
+
+    def _stop(self) -> bool:
+        """Stop recording and gather; False in a forked child, whose parent does it."""
+        engine = self._engine
+        if engine.is_forked():
+            return False
+        self._ended = time.monotonic_ns()
+        with engine.lock:
+            self._ask(False)
+            engine.record(None)
+            engine.tracing = None
+        own, lost = read_records(self._own, 0)
+        logs = {DRIVER: Log(own, lost)}
+        for number, control in enumerate(engine.deployment.controls):
+            logs[number] = Log(*read_records(records_in(control.records), self._firsts[number]))
+            give_back(control.records)
+        self._own = records_here()[:0]
+        self._timeline = Timeline(engine.plan, logs, self._began, self._ended, engine.ledger.admitted)
+        return True
+
+    def _write(self) -> None:
+        try:
+            target = self._opened if self._opened is not None else self._file
+            if target is not None:
+                assert not isinstance(target, str | os.PathLike)
+                write_timeline(self._result(), target)
+        finally:
+            self._close_file()
+
+    def _close_file(self) -> None:
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
