@@ -51,6 +51,7 @@ class Engine:
     def __init__(self, plan: Plan, deployment: Deployment, options: Options) -> None:
         self.plan = plan
         self.options = options
+        self.began = time.monotonic()
         self.deployment = deployment
         self.lock = threading.RLock()
         self.life = Lifecycle()

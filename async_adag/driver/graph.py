@@ -18,6 +18,7 @@ from async_adag.driver.snapshots import state_of, stats_of
 from async_adag.driver.stream import stream
 from async_adag.driver.trace import Target, Trace
 from async_adag.errors import CapacityExceeded, ExecutionTimeout
+from async_adag.observe.shares import shares_between
 from async_adag.observe.stats import Stats
 from async_adag.observe.visualize import Format, draw
 from async_adag.options import check_timeout
@@ -228,16 +229,21 @@ class CompiledGraph(GraphCalls):
         """
         return Trace(self._engine, file)
 
-    def visualize(self, format: Format = "text") -> str:  # noqa: A002 - the word that callers expect
+    def visualize(self, format: Format = "text", *, times: bool | Stats = False) -> str:  # noqa: A002 - the word that callers expect
         """A picture of the graph: actors, methods, channels with their transports and sizes. The same each time.
 
         Args:
             format: "text", in the order of flow; "dot" for Graphviz; "svg" to be shown as it is.
+            times: whether "dot" and "svg" say where time goes too: how busy each node and actor was since the
+                graph was compiled, or since a snapshot that `stats` gave.
 
         Raises:
-            ValueError: another format; lists those there are.
+            ValueError: another format; lists those there are. Or times for "text", which is the same each time.
         """
-        return draw(self._engine.plan, self._engine.deployment.transport, format)
+        shares = None
+        if times is not False:
+            shares = shares_between(None if times is True else times, self.stats())
+        return draw(self._engine.plan, self._engine.deployment.transport, format, shares)
 
     def _repr_svg_(self) -> str:
         return self.visualize("svg")  # what notebooks show
