@@ -7,7 +7,7 @@ import sys
 import time
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable
-from typing import Any, Self, TextIO
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from async_adag.driver import closing
 from async_adag.driver.arrivals import Sinks
@@ -23,6 +23,10 @@ from async_adag.observe.stats import Stats
 from async_adag.observe.visualize import Format, draw
 from async_adag.options import check_timeout
 from async_adag.protocol.lifecycle import State
+
+if TYPE_CHECKING:
+    from async_adag.driver.spans import SpannedGraph
+    from async_adag.observe.watch import Watch
 
 
 class GraphCalls:
@@ -101,6 +105,20 @@ class GraphCalls:
         if isinstance(window, bool) or not isinstance(window, int) or window < 1:
             raise ValueError(f"window must be an integer of at least 1, not {window!r}")
         return stream(items, self._submit_one, self._try_submit_one, window, ordered)
+
+    def with_spans(self, name: str = "graph", tracer_provider: Any = None) -> SpannedGraph:
+        """A view of this graph that has a span of OpenTelemetry for each execution.
+
+        Args:
+            name: of the spans.
+            tracer_provider: by default OpenTelemetry's global one.
+
+        Raises:
+            ImportError: OpenTelemetry is not installed; says what to do.
+        """
+        from async_adag.driver.spans import SpannedGraph
+
+        return SpannedGraph(self, name, tracer_provider)
 
     async def _submit(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Sinks:
         """Admit an execution, waiting for a place; with a deadline, which counts from here, if there is one."""
@@ -228,6 +246,23 @@ class CompiledGraph(GraphCalls):
             OSError: on entering, where the file cannot be opened, or there is no memory for the records.
         """
         return Trace(self._engine, file)
+
+    def watch(self, *, console: Any = None, refresh: float = 4.0) -> Watch:
+        """Show in the terminal what the graph does: ``with compiled.watch(): ...``, in asyncio code too.
+
+        Executions per second, those in flight, callers in line; for each node how often it runs, how long a call
+        takes, how busy it is; for each actor how idle. Figures are of the last second.
+
+        Args:
+            console: a ``rich.console.Console``; by default the terminal.
+            refresh: how often to draw, in a second.
+
+        Raises:
+            ImportError: rich is not installed; says what to do.
+        """
+        from async_adag.observe.watch import Watch
+
+        return Watch(self.stats, repr(self), console, refresh)
 
     def visualize(self, format: Format = "text", *, times: bool | Stats = False) -> str:  # noqa: A002 - the word that callers expect
         """A picture of the graph: actors, methods, channels with their transports and sizes. The same each time.

@@ -61,14 +61,20 @@ class Trace:
         """
         return self._result().lost()
 
-    @property
-    def timeline(self) -> Timeline:
-        """The records.
+    def export_spans(self, name: str = "graph", tracer_provider: Any = None) -> None:
+        """Send the executions that ended meanwhile to OpenTelemetry: a span for each, in it one for each node.
+
+        Args:
+            name: of the spans of executions, whose parent is the span that is current now.
+            tracer_provider: by default OpenTelemetry's global one.
 
         Raises:
             RuntimeError: the block has not been left.
+            ImportError: OpenTelemetry is not installed; says what to do.
         """
-        return self._result()
+        from async_adag.driver.spans import export_spans
+
+        export_spans(self._result(), name, tracer_provider)
 
     def _result(self) -> Timeline:
         if self._timeline is None:

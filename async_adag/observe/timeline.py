@@ -98,6 +98,10 @@ class Timeline:
         """Records that were lost, by the names of the processes that lost some."""
         return {self._name(process): log.lost for process, log in self._logs.items() if log.lost}
 
+    def label(self, node: int) -> str:
+        """A node in words."""
+        return printable(self._plan.graph.label(node))
+
     def executions(self) -> list[Execution]:
         """Those that were admitted meanwhile, and not lost."""
         sent: dict[int, list[Record]] = {}
