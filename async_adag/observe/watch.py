@@ -45,9 +45,9 @@ def headline(shares: Shares) -> str:
     """What is shown of the graph as a whole."""
     seconds = shares.seconds or 1.0
     return (
-        f"{shares.rate:,.0f} executions/s, {shares.in_flight} in flight, {shares.waiting} callers in line for a "
-        f"place ({shares.waits / seconds:,.0f} more each second), {human_size(round(shares.bytes / seconds))}/s "
-        f"written, {shares.parked / seconds:,.0f} sleeps/s"
+        f"{shares.rate:,.0f} executions/s, {shares.in_flight} in flight, {shares.waiting} callers in line for a place\n"
+        f"{human_size(round(shares.bytes / seconds))}/s written, {shares.waits / seconds:,.0f} waits/s for a place, "
+        f"{shares.parked / seconds:,.0f} sleeps/s"
     )
 
 
@@ -90,13 +90,15 @@ class Watch:
 
     def __init__(self, stats: Callable[[], Stats], title: str, console: Any = None, refresh: float = 4.0) -> None:
         try:
-            from rich.live import Live
+            import rich.live  # noqa: F401 - so that who lacks it is told at once
         except ImportError as error:
             raise ImportError("watching a graph needs rich: pip install 'async-adag[watch]'") from error
         self._stats = stats
         self._title = title
         self._taken: deque[Stats] = deque([stats()])
-        self._live = Live(console=console, refresh_per_second=refresh, get_renderable=self.table)
+        self._console = console
+        self._refresh = refresh
+        self._live: Any = None
 
     def table(self) -> Any:
         """The table as it is now, a ``rich.table.Table``; its figures are of the last second."""
@@ -105,10 +107,11 @@ class Watch:
 
         shares = self._shares()
         table = Table(
-            title=self._title, caption=Text(headline(shares)), title_justify="left", caption_justify="left"
+            title=Text(self._title), caption=Text(headline(shares)), title_justify="left", caption_justify="left"
         )
         for name in ("actor", "idle", "node", "calls/s", "a call", "busy", ""):
             table.add_column(name, justify="right" if name in ("idle", "calls/s", "a call", "busy") else "left")
+        table.columns[-1].min_width = BAR
         for row in rows_of(shares):
             cells = (row.actor, row.idle, row.node, row.rate, row.mean, row.busy, row.bar)
             table.add_row(*map(Text, cells))  # as text: brackets in names are no markup
@@ -122,6 +125,9 @@ class Watch:
         return shares_between(taken[0], taken[-1])
 
     def __enter__(self) -> Self:
+        from rich.live import Live
+
+        self._live = Live(console=self._console, refresh_per_second=self._refresh, get_renderable=self.table)
         self._live.start(refresh=True)
         return self
 

@@ -32,8 +32,8 @@ def test_before_any_time_has_passed():
 
 def test_the_headline_is_of_the_whole_graph():
     assert headline(shares_between(BEFORE, AFTER)) == (
-        "2 executions/s, 1 in flight, 2 callers in line for a place (0 more each second), 100 B/s written, "
-        "0 sleeps/s"
+        "2 executions/s, 1 in flight, 2 callers in line for a place\n"
+        "100 B/s written, 0 waits/s for a place, 0 sleeps/s"
     )
 
 
