@@ -18,6 +18,7 @@ from ray.exceptions import RayError
 from tests.actors import AsyncWorker, Worker
 from tests.belongings import take_stock
 from tests.gate import Gate
+from tests.hosts import several_nodes, spread
 
 LIMIT = 30  # seconds that a test may await
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
@@ -27,9 +28,18 @@ def pytest_asyncio_loop_factories(config, item):
     return LOOPS
 
 
-def pytest_collection_modifyitems(items):
+def pytest_addoption(parser):
+    parser.addoption(
+        "--hosts", type=int, default=1, help="Ray nodes over which actors are spread, each as a host of its own"
+    )
+
+
+def pytest_collection_modifyitems(config, items):
     """Limits tests that await: the signal of pytest-timeout does not get through to a uvloop that sleeps."""
+    several = config.getoption("--hosts") > 1
     for item in items:
+        if several and (mark := item.get_closest_marker("one_host")) is not None:
+            item.add_marker(pytest.mark.skip(reason=f"on one host only: {mark.kwargs['reason']}"))
         if inspect.iscoroutinefunction(item.obj):
             item.obj = limited(item.obj)
 
@@ -44,16 +54,18 @@ def limited(test: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[str]:
+def cluster(request: pytest.FixtureRequest) -> Iterator[str]:
     """A Ray on this machine; the address at which other drivers find it."""
-    ray.init(
-        address="local",
-        num_cpus=2,
-        namespace="tests",
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="error",
-    )
+    told = {"namespace": "tests", "log_to_driver": False, "logging_level": "error"}
+    hosts = request.config.getoption("--hosts")
+    if hosts > 1:
+        with several_nodes(hosts, **told):
+            here = ray.get_runtime_context().get_node_id()
+            nodes = sorted((node["NodeID"] for node in ray.nodes()), key=lambda node: node == here)
+            with spread(nodes):
+                yield ray.get_runtime_context().gcs_address
+        return
+    ray.init(address="local", num_cpus=2, include_dashboard=False, **told)
     yield ray.get_runtime_context().gcs_address
     ray.shutdown()
 

@@ -80,6 +80,8 @@ class AsyncLoop:
         self._loop.add_reader(self._ends.doorbell.fd, self._on_doorbell)
         for fd in self._sentinels:
             self._loop.add_reader(fd, self._finish, "")
+        if self._ends.network is not None:
+            self._loop.add_reader(self._ends.network.fileno(), self._turn)
         self._turn()
 
     def _on_doorbell(self) -> None:
@@ -93,6 +95,8 @@ class AsyncLoop:
                 if self._control.asked() != self._heeded and not self._heed():
                     self._finish("")
                     return
+                if self._ends.network is not None:
+                    self._ends.network.turn()
                 for inbox in self._inboxes.values():
                     inbox.deliver()
                 for outbox in self._outboxes.values():
@@ -265,6 +269,8 @@ class AsyncLoop:
         self._over = True
         for fd in (self._ends.doorbell.fd, *self._sentinels):
             self._loop.remove_reader(fd)
+        if self._ends.network is not None:
+            self._loop.remove_reader(self._ends.network.fileno())
         for task in self._running:
             task.cancel()
         self._winding_up = self._loop.create_task(self._wind_up(broken), context=contextvars.Context())

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 
 from async_adag.channels.doorbell import Doorbell
+from async_adag.channels.network import Network
 
 
 class SentinelFired(Exception):
@@ -26,7 +27,12 @@ class Parking:
     """Where one thread parks. Spins for ``spin_ns`` first, when that is not 0."""
 
     def __init__(
-        self, doorbell: Doorbell, sentinels: list[int], spin_ns: int, nudge: Doorbell | None = None
+        self,
+        doorbell: Doorbell,
+        sentinels: list[int],
+        spin_ns: int,
+        nudge: Doorbell | None = None,
+        network: Network | None = None,
     ) -> None:
         """A place to park.
 
@@ -36,7 +42,9 @@ class Parking:
             spin_ns: nanoseconds.
             nudge: rung by other threads of this process. Where one of them reads the doorbell, as an event loop
                 has to, a ring may be gone before this thread has seen it: then that thread passes the news on.
+            network: the connections with other hosts, if there are any; takes its turns here.
         """
+        self._network = network
         self._bells = {bell.fd for bell in (doorbell, nudge) if bell is not None}
         self._epoll = select.epoll()
         try:
@@ -44,6 +52,9 @@ class Parking:
                 self._epoll.register(fd, select.EPOLLIN | select.EPOLLET)
             for fd in sentinels:
                 self._epoll.register(fd, select.EPOLLIN)
+            if network is not None:
+                self._bells.add(network.fileno())
+                self._epoll.register(network.fileno(), select.EPOLLIN)
         except BaseException:
             self._epoll.close()
             raise
@@ -68,6 +79,8 @@ class Parking:
         timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
         events = self._epoll.poll(timeout)
         self._look(events)
+        if self._network is not None:
+            self._network.turn()
         return bool(events)
 
     def check(self) -> None:
@@ -86,6 +99,8 @@ class Parking:
     def _spin(self, ready: Callable[[], bool]) -> bool:
         until = time.monotonic_ns() + self._spin_ns
         while not ready():
+            if self._network is not None:
+                self._network.turn()
             if time.monotonic_ns() > until:
                 return False
         return True

@@ -37,7 +37,11 @@ class Blocking:
         deployment = engine.deployment
         try:
             self._parking = Parking(
-                deployment.ends.doorbell, [deployment.supervision.fd], engine.options.spin_ns, self._nudge
+                deployment.ends.doorbell,
+                [deployment.supervision.fd],
+                engine.options.spin_ns,
+                self._nudge,
+                deployment.ends.network,
             )
         except BaseException:
             self._nudge.close()

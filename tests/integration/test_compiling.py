@@ -331,7 +331,7 @@ def test_an_actor_that_is_not_there_yet(make_actor):
 
 
 def test_actors_with_another_version_of_the_package(worker, monkeypatch):
-    monkeypatch.setattr("async_adag.driver.deploy.__version__", "0.0.1")
+    monkeypatch.setattr("async_adag.driver.meeting.__version__", "0.0.1")
     with pytest.raises(GraphError, match=r"0\.0\.1") as caught:
         async_adag.compile(echo(worker))
     assert async_adag.__version__ in str(caught.value)

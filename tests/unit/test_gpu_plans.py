@@ -11,7 +11,8 @@ from async_adag.actor.wiring import wire
 from async_adag.driver.gpus import find_gpus
 from async_adag.errors import GpuUnavailable
 from async_adag.graph.model import FromInput, FromNode, TensorTransport
-from async_adag.graph.plan import DRIVER, GpuMove, gpu_moves, plan_graph
+from async_adag.graph.plan import DRIVER, GpuMove, gpu_moves
+from async_adag.graph.planner import plan_graph
 
 WHOLE = FromInput(None)
 ONE, OTHER = "GPU-1", "GPU-2"
@@ -131,7 +132,7 @@ class Answers:
         self.gpus = gpus
         self.asked = set()
 
-    def ask(self, function, asked):
+    def ask(self, function, asked, what):
         self.asked |= set(asked)
         return {actor: GpuFacts(self.gpus[actor], "it is a toaster") for actor in asked}
 
