@@ -19,7 +19,7 @@ from async_adag.graph.plan import ActorPlan
 _ASKED, _STATE, _TASK, _SEQ, _SINCE, _PARKED, _SPUN, _BYTES, _ALONE = range(9)
 _TASKS = 9
 _PER_TASK = 2  # calls, nanoseconds
-_END, TRACE = 1, 2  # what may be asked for
+_FINISH, TRACE = 1, 2  # what may be asked for
 
 
 class LoopState(IntEnum):
@@ -88,7 +88,7 @@ class Control:
 
     def should_end(self) -> bool:
         """Whether the driver wants the loop to end."""
-        return bool(self.words[_ASKED] & _END)
+        return bool(self.words[_ASKED] & _FINISH)
 
     def asked(self) -> int:
         """What the driver asks of the loop; one look for all of it. 0 for nothing."""
@@ -159,12 +159,12 @@ class Control:
             raise ValueError("a control page of another size")
         words = self.words
         for at, word in enumerate(heard):
-            if at not in (_END, _ALONE):
+            if at not in (_ASKED, _ALONE):
                 words[at] = word
 
     def end(self) -> None:
         """Ask the loop to end after its present method; ring its doorbell too."""
-        self.words[_ASKED] = _END
+        self.words[_ASKED] = _FINISH
 
     def set_traced(self, traced: bool) -> None:
         """Ask the loop to record what it does, or no longer to; ring its doorbell too. Under the graph's lock."""

@@ -45,9 +45,9 @@ def headline(shares: Shares) -> str:
     """What is shown of the graph as a whole."""
     seconds = shares.seconds or 1.0
     return (
-        f"{shares.rate:,.0f} executions/s, {shares.in_flight} in flight, {shares.waiting} callers in line for a place\n"
-        f"{human_size(round(shares.bytes / seconds))}/s written, {shares.waits / seconds:,.0f} waits/s for a place, "
-        f"{shares.parked / seconds:,.0f} sleeps/s"
+        f"{shares.rate:,.0f} executions/s, {shares.in_flight} in flight, {shares.waiting} callers in line for a "
+        f"place\n{human_size(round(shares.bytes / seconds))}/s written, {shares.waits / seconds:,.0f} waits/s for "
+        f"a place, {shares.parked / seconds:,.0f} sleeps/s"
     )
 
 
