@@ -37,7 +37,7 @@ class Trace:
         self._engine = engine
         self._file = file
         self._opened: IO[str] | None = None  # ours to close
-        self._own = records_here()
+        self._own: memoryview | None = None  # this process's records, while they are written
         self._firsts: list[int] = []  # by actor: the number of the first record
         self._began = 0
         self._ended = 0
@@ -83,16 +83,12 @@ class Trace:
 
     def __enter__(self) -> Self:
         engine = self._engine
-        engine.check_open()
-        if self._began:
-            raise RuntimeError("this trace was recorded already: make a new one with compiled.trace()")
+        self._check()
         if self._file is not None and not hasattr(self._file, "write"):
             self._opened = open(self._file, "w", encoding="utf-8")  # where it cannot be, say so now
         try:
             with engine.lock:
-                engine.check_open()
-                if engine.tracing is not None:
-                    raise RuntimeError("this graph is being traced already: one trace at a time")
+                self._check()
                 self._start()
                 engine.tracing = self
         except BaseException:
@@ -111,12 +107,20 @@ class Trace:
         if self._stop():
             await anyio.to_thread.run_sync(self._write)  # it may be many megabytes
 
+    def _check(self) -> None:
+        self._engine.check_open()
+        if self._began:
+            raise RuntimeError("this trace was recorded already: make a new one with compiled.trace()")
+        if self._engine.tracing is not None:
+            raise RuntimeError("this graph is being traced already: one trace at a time")
+
     def _start(self) -> None:
         deployment = self._engine.deployment
         for control in deployment.controls:
             make_room(control.records)
         self._firsts = [count_of(records_in(control.records)) for control in deployment.controls]
         self._began = time.monotonic_ns()
+        self._own = records_here()
         self._engine.record(Recorder(self._own))
         self._ask(True)
 
@@ -137,12 +141,12 @@ class Trace:
             self._ask(False)
             engine.record(None)
             engine.tracing = None
-        own, lost = read_records(self._own, 0)
-        logs = {DRIVER: Log(own, lost)}
+        assert self._own is not None
+        logs = {DRIVER: Log(*read_records(self._own, 0))}
+        self._own = None
         for number, control in enumerate(engine.deployment.controls):
             logs[number] = Log(*read_records(records_in(control.records), self._firsts[number]))
             give_back(control.records)
-        self._own = records_here()[:0]
         self._timeline = Timeline(engine.plan, logs, self._began, self._ended, engine.ledger.admitted)
         return True
 

@@ -85,6 +85,7 @@ class Timeline:
         self._logs = logs
         self._began = began
         self._ended = ended
+        self._events: list[Event] | None = None  # made when first asked for
         self._records = {
             process: [
                 replace(record, began=max(record.began, began))
@@ -133,6 +134,11 @@ class Timeline:
 
     def events(self) -> list[Event]:
         """The trace events: names, then spans by the time of their beginnings, then arrows."""
+        if self._events is None:
+            self._events = self._make_events()
+        return self._events
+
+    def _make_events(self) -> list[Event]:
         spans = [
             _Span(process, activity, record)
             for process, records in self._records.items()
