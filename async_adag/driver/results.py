@@ -22,7 +22,7 @@ class GraphRef(RefBase):
     not take it: it belongs to this process.
     """
 
-    on_settled: Callable[[BaseException | None], None] | None = None  # told of it once, under the graph's lock
+    on_settled: Callable[[BaseException | None], None] | None = None  # told of the outcome, once
 
     def __init__(self, engine: Engine, owner: object, output: int) -> None:
         # ``owner`` is the compiled graph: a ref that may still be got keeps it from being torn down.
