@@ -44,6 +44,12 @@ def pytest_collection_modifyitems(config, items):
             item.obj = limited(item.obj)
 
 
+def pytest_collection_finish():
+    """What is there by now stays: the collections that tests ask for need not look through it each time."""
+    gc.collect()
+    gc.freeze()
+
+
 def limited(test: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(test)
     async def run(*args: Any, **kwargs: Any) -> None:

@@ -17,6 +17,7 @@ from async_adag.actor.wiring import Endpoints, connect_ends, ring_spec, wire
 from async_adag.channels.codec import Failure
 from async_adag.channels.doorbell import Doorbell
 from async_adag.channels.failures import encode_failure
+from async_adag.channels.gauge import Gauge, RingGauge
 from async_adag.channels.interface import STOP
 from async_adag.channels.memory import create_file
 from async_adag.channels.rendezvous import send_text
@@ -146,9 +147,10 @@ class Stage:
             self.parts.append(part)
         ends = ends_of(DRIVER)
         rung = [Doorbell(os.dup(bells[actor.actor])) for actor in plan.actors]
+        gauges: dict[int, Gauge] = {number: RingGauge(specs[number], fd) for number, fd in rings.items()}
         for fd in (*bells.values(), *rings.values()):
             os.close(fd)
-        deployment = _Deployment(plan, ends, controls, rung, supervision, specs, {}, {}, None)
+        deployment = _Deployment(plan, ends, controls, rung, supervision, specs, gauges, {}, None)
         deployment.parts = self.parts
         self.engine = Engine(plan, deployment, chosen)
         self.compiled = CompiledGraph(self.engine)

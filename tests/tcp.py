@@ -82,6 +82,24 @@ class Link:
     far: socket.socket = field(repr=False)
     on_change: Callable[[], None] = lambda: None
 
+    @property
+    def reader(self) -> RingReader:
+        """The only reader."""
+        (reader,) = self.readers
+        return reader
+
+    def send(self, value: Any) -> None:
+        """Write one frame; where it goes from there is up to the test."""
+        assert self.writer.may_write()
+        self.writer.stage(self.writer.encode(value))
+        self.writer.publish()
+
+    def pass_on(self, value: Any) -> Any:
+        """Send a value; what the only reader gets."""
+        self.send(value)
+        self.settle()
+        return self.reader.read()
+
     def is_settled(self) -> bool:
         """Whether all that was sent has come: frames, and credits that are due."""
         if self.writer.is_closed() or self.landing.lost or self.writer.lost:
@@ -92,7 +110,16 @@ class Link:
             self.landing.landed == self.writer.written
             and self.writer.credited == self.landing.credited
             and not (owed and short)
+            and self._holds_are_settled()
         )
+
+    def _holds_are_settled(self) -> bool:
+        writer, landing = self.writer, self.landing
+        if any(landing._ring.has_given_back(*hold) for hold in landing._held.items()):
+            return False
+        generations = writer._holds._generations
+        told = {hold for hold in writer._holds.refs if writer._words[writer._released + hold] == generations[hold]}
+        return told | set(landing._held) == set(writer._holds.refs)
 
     def settle(self) -> None:
         """Wait until `is_settled`."""

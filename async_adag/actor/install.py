@@ -20,7 +20,7 @@ from async_adag.actor.turn import Turn
 from async_adag.actor.wiring import Endpoints
 from async_adag.channels.limits import explain
 from async_adag.channels.rendezvous import Address, HungUp, NobodyThere, send_text
-from async_adag.graph.plan import Membership
+from async_adag.graph.plan import ActorPlan, Membership
 
 READY = "ready"
 APART = "apart: "
@@ -124,16 +124,8 @@ def _start_loop(
 
     try:
         loop = actor_event_loop(instance, share.plan.tasks[0].method)
-        if loop is not None and share.plan.communicators:
-            raise RuntimeError(
-                f"{share.plan.name} is an async actor, whose executions interleave: a communicator of your own, "
-                "which waits for the other actors, works with synchronous actors only"
-            )
-        if loop is not None and share.plan.gpu_moves:
-            raise RuntimeError(
-                f"{share.plan.name} is an async actor, whose executions interleave: tensors come from and "
-                "to GPUs in synchronous actors only; make its methods synchronous, or compile with device='cpu'"
-            )
+        if loop is not None:
+            check_interleaving(share.plan)
         communicators.start(sentinels)
         _make_movers(movers, share, ends)
         running: ThreadLoop | AsyncLoop
@@ -142,7 +134,9 @@ def _start_loop(
                 instance, share.plan, ends, movers, control, sentinels, share.spin_ns, _turn, end_actor, end
             )
         else:
-            running = AsyncLoop(instance, share.plan, ends, control, sentinels, share.limit, loop, end_actor, end)
+            running = AsyncLoop(
+                instance, share.plan, ends, movers, control, sentinels, share.limit, loop, end_actor, end
+            )
         running.start()
     except BaseException:
         communicators.close()
@@ -150,6 +144,25 @@ def _start_loop(
         ends.close()
         raise
     return loop
+
+
+def check_interleaving(plan: ActorPlan) -> None:
+    """Check that an async actor can run its share.
+
+    Raises:
+        RuntimeError: it cannot; says why, and what to do.
+    """
+    if plan.communicators:
+        raise RuntimeError(
+            f"{plan.name} is an async actor, whose executions interleave: a communicator of your own, "
+            "which waits for the other actors, works with synchronous actors only"
+        )
+    if any(move.reader is None or move.by == "nccl" for move in plan.gpu_moves):
+        raise RuntimeError(
+            f"{plan.name} is an async actor, whose executions interleave: it may read tensors of the GPU that it "
+            "shares with their writer, but it writes none, and does neither over NCCL; make its methods "
+            "synchronous, or hint 'auto', or compile with device='cpu'"
+        )
 
 
 def _memberships(share: Share) -> tuple[Membership, ...]:

@@ -23,6 +23,7 @@ from async_adag.protocol.wire import PING_BYTES
 LINGER = 2.0  # seconds in which what was sent has to arrive after closing
 CLOSED = "closed by the other side"
 _IN, _OUT = select.EPOLLIN, select.EPOLLOUT
+_HUNG_UP = getattr(select, "EPOLLRDHUP", 0)
 
 
 class Hub(Protocol):
@@ -69,6 +70,13 @@ class Connection:
         self._until = 0.0  # when lingering ends
         self._asked = 0  # the events that the attendant watches
 
+    def _begin_to_look(self, of_loop: bool) -> None:
+        """Look at what comes; last thing when it is made, as others may from now on."""
+        with self.lock:
+            self._ask(_HUNG_UP if of_loop else _HUNG_UP | _IN)  # an end is noticed at once, whatever the loop does
+            if of_loop:
+                self._hub.look_after(self)
+
     # -- what its owner does
 
     def turn(self, ring_own: bool) -> None:
@@ -110,12 +118,16 @@ class Connection:
                 if went:
                     self._spoke = self._hub.clock()
                 if went == size:
+                    if self.stream.wants_write:
+                        self._ask(self._asked | _OUT)
                     return
                 self._send_rest(deque(parts), size, went)
             else:
                 self._send_rest(deque(parts), size, 0)
         except OSError as error:
             self._cannot_send(error)
+        except MemoryError:  # a part of a frame may have gone out, and the rest never will
+            self._cannot_send(OSError(errno.ENOMEM, "no memory for what is still to be sent"))
 
     def _send_rest(self, parts: deque[Bytes], size: int, went: int) -> None:
         # Copied by the chunk, and sent as it goes: the connection is never idle meanwhile.
@@ -138,8 +150,12 @@ class Connection:
                     break
                 left -= went
                 _drop(parts, went)
-        if backlog:
+        if self._is_stuck():
             self._ask(self._asked | _OUT)
+
+    def _is_stuck(self) -> bool:
+        """Whether something is still to be sent."""
+        return bool(self._backlog) or self.stream.wants_write
 
     def _flush(self) -> None:
         went = self.stream.send(self._backlog.pieces())
@@ -170,12 +186,12 @@ class Connection:
         with self.lock:
             if self._closed:
                 return
-            if events & (_OUT | select.EPOLLERR | select.EPOLLHUP) and self._backlog:
+            if events & (_OUT | select.EPOLLERR | select.EPOLLHUP) and self._is_stuck():
                 try:
                     self._flush()
                 except OSError as error:
                     self._cannot_send(error)
-            if not self._backlog and self._asked & _OUT:
+            if not self._is_stuck() and self._asked & _OUT:
                 self._ask(self._asked & ~_OUT)
             if self._closing:
                 self._linger()
@@ -199,7 +215,7 @@ class Connection:
             heartbeat, now = self._hub.heartbeat, self._hub.clock()
             if now - self._heard > heartbeat:
                 self._lose(f"silent for {heartbeat:g} s")
-            elif now - self._spoke >= heartbeat / 8 and not self._backlog:
+            elif now - self._spoke >= heartbeat / 8 and not self._is_stuck():
                 self._send([PING_BYTES], len(PING_BYTES))
         finally:
             self.lock.release()
@@ -236,11 +252,11 @@ class Connection:
         """The other side sends no more, as it should."""
         self._ended = True
         self._hub.look_away(self)
-        self._ask(self._asked & ~_IN)
+        self._ask(self._asked & _OUT)
 
     def events(self) -> int:
         """What it waits for while it lingers, as events of `select.poll`."""
-        return select.POLLIN | (select.POLLOUT if self._backlog else 0)
+        return select.POLLIN | (select.POLLOUT if self._is_stuck() else 0)
 
     def close(self) -> None:
         """Let go; again is harmless."""
@@ -277,7 +293,7 @@ class Connection:
         if self.lost or self._mute or self._hub.clock() >= self._until:
             self._shut()
             return
-        if self._backlog:
+        if self._is_stuck():
             return
         self.stream.half_close()
         scratch = memoryview(bytearray(4096))

@@ -25,7 +25,8 @@ logger = logging.getLogger("async_adag")
 
 PENDING = 128  # who has connected and not yet shown that he may
 PATIENCE = 5.0  # seconds that one of them has
-AGAIN = 0.05  # seconds until somebody who did not answer is dialled again
+AGAIN = 0.05  # seconds until somebody who did not answer is dialled again; twice as long each time, at most
+AGAIN_AT_MOST = 0.5
 _BACKLOG = 512
 _ACCEPTS = 64  # connections that are accepted in one go
 _BOTH = select.EPOLLIN | select.EPOLLOUT
@@ -68,6 +69,7 @@ class Gate:
         self._knocks: dict[int, _Knock] = {}  # by descriptor
         self._again: list[tuple[float, tuple[str, int], Purpose]] = []  # when to dial again
         self._trying: dict[Purpose, str] = {}
+        self._pauses: dict[Purpose, float] = {}
         self._through: list[tuple[Purpose, Stream]] = []
         self.failures: list[tuple[Purpose, str]] = []
         self._closed = False
@@ -137,7 +139,7 @@ class Gate:
     def _accept(self) -> None:
         for _ in range(_ACCEPTS):
             try:
-                connection, _ = self._listener.accept()
+                connection, address = self._listener.accept()
             except BlockingIOError:
                 return
             except OSError as error:
@@ -151,6 +153,7 @@ class Gate:
                 prepare(connection, self._heartbeat)
                 machine = Callee(self._secret)
                 knock = _Knock(connection, machine, None, self._clock() + PATIENCE)
+                knock.peer = f"{address[0]}:{address[1]}"
                 if self._tls is not None:
                     knock.socket = self._tls.wrap(connection, is_server=True)
                     knock.shaking = True
@@ -194,7 +197,9 @@ class Gate:
 
     def _dial_again(self, address: tuple[str, int], purpose: Purpose, words: str) -> None:
         self._trying[purpose] = words
-        self._again.append((self._clock() + AGAIN, address, purpose))
+        pause = self._pauses.get(purpose, AGAIN)
+        self._pauses[purpose] = min(2 * pause, AGAIN_AT_MOST)
+        self._again.append((self._clock() + pause, address, purpose))
 
     def _connected(self, knock: _Knock) -> None:
         code = knock.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -229,6 +234,8 @@ class Gate:
             self._fail(knock, str(error))
         except ssl.SSLCertVerificationError as error:
             self._fail(knock, f"TLS: {error.verify_message}")
+        except ssl.SSLEOFError:
+            self._retry_or_refuse(knock, "the other side has hung up")
         except ssl.SSLError as error:
             self._fail(knock, f"TLS: {error.reason or error}")
         except OSError as error:
@@ -284,7 +291,7 @@ class Gate:
 
     def _refuse(self, knock: _Knock, why: str) -> None:
         self._forget(knock)
-        logger.warning("refused a connection to a graph, from %s: %s", Stream(knock.socket).peer(), why)
+        logger.warning("refused a connection to a graph, from %s: %s", knock.peer, why)
         knock.socket.close()
 
     def _forget(self, knock: _Knock) -> None:
@@ -315,7 +322,7 @@ class Gate:
 class _Knock:
     """A connection whose handshake is not done. ``address`` is where it was dialled to; None for one that came."""
 
-    __slots__ = ("address", "connecting", "deadline", "heard", "machine", "shaking", "socket", "to_send")
+    __slots__ = ("address", "connecting", "deadline", "heard", "machine", "peer", "shaking", "socket", "to_send")
 
     def __init__(
         self,
@@ -332,6 +339,7 @@ class _Knock:
         self.shaking = False
         self.heard = False
         self.to_send = b""
+        self.peer = ""
 
 
 def _listen(host: str, ports: tuple[int, int] | None) -> socket.socket:

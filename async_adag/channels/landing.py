@@ -72,13 +72,14 @@ class Landing(Connection):
         self._filled = 0
         self._held: dict[int, int] = {}  # holds that readers have not given back, and their generations
         self._watches_bell = False
+        self._begin_to_look(of_loop=not shared)
 
     # -- what comes: frames; the lock is held
 
     def _receive(self, ring_own: bool) -> None:
         left = STRETCH
         try:
-            while left > 0:
+            while left > 0 or self.stream.pending():
                 if self._frame is None:
                     got, asked = self._receive_messages(ring_own)
                 else:
@@ -87,7 +88,7 @@ class Landing(Connection):
                     self._on_end()
                     return
                 left -= got
-                if got < asked and not self.stream.pending():
+                if got < asked and not self.stream.eager:
                     return
         finally:
             if not self.lost:
@@ -173,7 +174,7 @@ class Landing(Connection):
         # In the frame's place, so that one execution fails. Small: there may be no memory for more than a slot.
         error, self._no_memory = self._no_memory, None
         assert error is not None
-        failure = OSError(error.errno, str(error.strerror)[:200])
+        failure = OSError(error.errno, str(error.strerror).encode("ascii", "replace").decode()[:200])
         self._ring.stage(self._ring.encode(Failure(encode_failure(failure, "receiving the frame"))))
         if frame.held:
             self._send_release(frame.hold, frame.held)
@@ -185,15 +186,8 @@ class Landing(Connection):
             self._ring.publish()
         else:
             self._ring.publish_past(self._own)
-        self._pay_what_is_due()
-
-    def begin(self) -> None:
-        """Look at what comes."""
-        with self.lock:
-            if self._shared:
-                self._ask(select.EPOLLIN)
-            else:
-                self._hub.look_after(self)
+        if self.landed - self.credited >= self._slots:  # the sender has no credit left
+            self._pay_what_is_due()
 
     def _choose_keeper(self) -> None:
         """Who looks after what comes next: the loop, or the attendant while a large frame is half there."""
@@ -266,10 +260,9 @@ class Landing(Connection):
                 self._pay_what_is_due()
 
     def _do_chores(self) -> None:
-        if self.lost or self._ended:
-            return
-        self._pay_what_is_due()
-        if self._held:
+        if self._shared and not self._ended:
+            self._pay_what_is_due()
+        if self._held and not self._ended:
             self._look_at_holds()
 
     def _look_at_holds(self) -> None:

@@ -71,7 +71,6 @@ class Network:
         """
         writer = TcpWriter(self, channel, stream, slots)
         self._connections.append(writer)
-        self.look_after(writer)
         return writer
 
     def add_landing(
@@ -98,7 +97,6 @@ class Network:
         self._connections.append(landing)
         if shared:
             self._shared += (landing,)
-        landing.begin()
         return landing
 
     def fileno(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 IOV_MAX = 1024
@@ -34,7 +34,15 @@ def prepare(connection: socket.socket, heartbeat: float) -> None:
 
 
 class Stream:
-    """A connected socket that never blocks. Owns it. One thread at a time."""
+    """A connected socket that never blocks. Owns it. One thread at a time.
+
+    Attributes:
+        eager: whether more may be there though `recv_into` gave less than was asked for.
+        wants_write: whether something that was taken for sending has to be sent by a further call of `send`.
+    """
+
+    eager = False
+    wants_write = False
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
@@ -80,14 +88,14 @@ class Stream:
     def half_close(self) -> None:
         """Send no more: the other side finds the end behind what was sent. Harmless when it is gone."""
         try:
-            self._socket.shutdown(socket.SHUT_WR)
+            socket.socket.shutdown(self._socket, socket.SHUT_WR)  # that of TLS would have it forget its keys
         except OSError:
             pass
 
     def abort(self) -> None:
         """Send and receive no more, at once; the descriptor stays."""
         try:
-            self._socket.shutdown(socket.SHUT_RDWR)
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
         except OSError:
             pass
 
@@ -105,34 +113,30 @@ class Stream:
 class TlsStream(Stream):
     """Through TLS, whose handshake is done."""
 
+    eager = True
     _socket: ssl.SSLSocket
 
     def __init__(self, connection: ssl.SSLSocket) -> None:
         super().__init__(connection)
+        self._record: Bytes = b""  # begun: the rest of it has to be offered again before anything else
 
     def send(self, buffers: Sequence[Bytes]) -> int:
-        """See `Stream.send`. Small buffers share a record."""
+        """See `Stream.send`. What is taken may lie here until the next call."""
         sent = 0
-        at = 0
         try:
-            while at < len(buffers):
-                data = buffers[at]
-                count = 1
-                size = len(data)
-                if size < _TLS_RECORD and at + 1 < len(buffers):
-                    while at + count < len(buffers) and size + len(buffers[at + count]) <= _TLS_RECORD:
-                        size += len(buffers[at + count])
-                        count += 1
-                    data = b"".join(buffers[at : at + count])
-                went = self._socket.send(data)
-                sent += went
-                if went < size:
-                    # The rest of a buffer is its caller's to send again.
-                    return sent
-                at += count
+            self._push()
+            for record in _records(buffers):
+                self._record = record
+                sent += len(record)
+                self._push()
         except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
-            pass
+            self._record = bytes(self._record)  # its owner may change it now
+        self.wants_write = bool(self._record)
         return sent
+
+    def _push(self) -> None:
+        while self._record:
+            self._record = self._record[self._socket.send(self._record) :]
 
     def recv_into(self, view: memoryview) -> int:
         """See `Stream.recv_into`."""
@@ -147,9 +151,21 @@ class TlsStream(Stream):
         """See `Stream.pending`."""
         return self._socket.pending() > 0
 
-    def close_in_child(self) -> None:
-        """See `Stream.close_in_child`."""
-        fd = self._socket.fileno()
-        if fd >= 0:
-            os.close(fd)
-            self._socket.detach()
+
+def _records(buffers: Sequence[Bytes]) -> Iterator[Bytes]:
+    """The buffers in pieces of at most a TLS record; small ones that follow one another share one."""
+    small: list[Bytes] = []
+    size = 0
+    for buffer in buffers:
+        if len(buffer) + size > _TLS_RECORD and small:
+            yield b"".join(small)
+            small, size = [], 0
+        if len(buffer) < _TLS_RECORD:
+            small.append(buffer)
+            size += len(buffer)
+            continue
+        view = memoryview(buffer)
+        for at in range(0, len(view), _TLS_RECORD):
+            yield view[at : at + _TLS_RECORD]
+    if small:
+        yield b"".join(small)

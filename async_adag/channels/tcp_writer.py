@@ -55,6 +55,7 @@ class TcpWriter(Connection):
         self._buffer = memoryview(bytearray(_BUFFER))
         self._filled = 0
         self.bytes = 0
+        self._begin_to_look(of_loop=True)
 
     # -- see interface.Writer
 
@@ -164,7 +165,7 @@ class TcpWriter(Connection):
             self._heard = self._hub.clock()
             self._filled += got
             self._parse()
-            if got < asked and not self.stream.pending():
+            if got < asked and not self.stream.eager:
                 return
 
     def _parse(self) -> None:
@@ -187,7 +188,7 @@ class TcpWriter(Connection):
             self._filled = end - begin
 
     def _on_end(self) -> None:
-        if self._stopped and not self._backlog and not self._filled:
+        if self._stopped and not self._is_stuck() and not self._filled:
             self._limit = -1
             self._end()
         else:

@@ -10,16 +10,18 @@ import json
 import os
 import secrets
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from functools import partial
 
 from async_adag.actor.control import Control
+from async_adag.actor.joining import report_losses
 from async_adag.actor.lodging import HOSTING, KNOCK, Lodging
 from async_adag.actor.reach import ADDRESS, PEERS, Reach, SocketAddress
 from async_adag.actor.wiring import Wiring, wire
 from async_adag.channels.attendant import Attendant
 from async_adag.channels.doorbell import Doorbell
 from async_adag.channels.network import Network
-from async_adag.channels.rendezvous import new_address
+from async_adag.channels.rendezvous import new_address, send_text
 from async_adag.channels.ring import RingSpec
 from async_adag.channels.stream import Stream
 from async_adag.driver.remote_actor import RemoteActor
@@ -47,6 +49,7 @@ class Abroad:
         self._secret = secrets.token_bytes(SECRET_BYTES)
         self._options = options
         self._actors: dict[int, RemoteActor] = {}
+        self._tellers: list[socket.socket] = []  # where losses are told
         self._addresses: dict[int, SocketAddress] = {}
         self._introduced = False
         own = [wire(plan.channels, process) for process in self._here]
@@ -175,11 +178,13 @@ class Abroad:
         """The connections of a process that is this one, by channel; the caller's from here on."""
         return {n: self.streams.pop(n) for n in (*wiring.outgoing, *wiring.incoming)}
 
-    def make_network(self, tell: Callable[[Network], None]) -> Network:
-        """A network for edges of this process; ``tell`` sees to it that losses are heard of."""
+    def make_network(self) -> tuple[Network, socket.socket]:
+        """A network for edges of this process, and a socket on which it is told of those that are lost."""
         network = Network(self.attendant, self._options.heartbeat_timeout)
-        tell(network)
-        return network
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._tellers.append(ours)
+        report_losses(network, partial(send_text, ours))
+        return network, theirs
 
     # -- the end
 
@@ -195,10 +200,14 @@ class Abroad:
         self.streams.clear()
         for actor in self._actors.values():
             actor.close()
+        for teller in self._tellers:
+            teller.close()
         self.attendant.finish()
 
     def leave_to_parent(self) -> None:
         """See `forks.Holder`."""
         for actor in self._actors.values():
             actor.leave_to_parent()
+        for teller in self._tellers:
+            teller.close()
         self.attendant.leave_to_parent()

@@ -72,7 +72,15 @@ def compile(dag: DAGNode, /, **options: Unpack[CompileOptions]) -> CompiledGraph
 
 
 async def compile_async(dag: DAGNode, /, **options: Unpack[CompileOptions]) -> CompiledGraph:
-    """As `compile`, without blocking the event loop meanwhile. Cancelling it leaves nothing behind."""
+    """As `compile`, without blocking the event loop meanwhile. Cancelling it leaves nothing behind.
+
+    Args:
+        dag: as for `compile`.
+        options: as for `compile`.
+
+    Raises:
+        Exception: as `compile`.
+    """
     checked = options_from(dict(options))
     given_up = threading.Event()
     done: list[CompiledGraph] = []
@@ -136,7 +144,8 @@ def _place(
     while True:
         plan = plan_graph(find_places(read.graph, inquiry, apart))
         try:
-            return plan, deploy(plan, read.handles, options, given_up, make_links(plan, inquiry))
+            links = make_links(plan, inquiry)
+            return plan, deploy(plan, read.handles, options, given_up, links, inquiry.deadline)
         except Apart as one:
             actor = read.graph.actors[one.actor]
             if actor.id in apart:

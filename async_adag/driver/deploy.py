@@ -11,13 +11,12 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 from async_adag.actor.control import Control, control_size
 from async_adag.actor.host_files import HostFiles, close_all
 from async_adag.actor.install import install_here
-from async_adag.actor.joining import Joined, report_losses
+from async_adag.actor.joining import Joined
 from async_adag.actor.ray_runtime import own_actor
 from async_adag.actor.share import Share
 from async_adag.actor.wiring import Endpoints, connect_ends, ring_spec, wire
@@ -28,7 +27,6 @@ from async_adag.channels.gauge import DirectGauge, Gauge, RingGauge
 from async_adag.channels.limits import explain
 from async_adag.channels.memory import create_file
 from async_adag.channels.network import Network
-from async_adag.channels.rendezvous import send_text
 from async_adag.channels.ring import RingSpec
 from async_adag.channels.stream import Stream
 from async_adag.driver.abroad import Abroad
@@ -48,6 +46,7 @@ def deploy(
     options: Options,
     cancelled: Callable[[], bool] = lambda: False,
     links: dict[int, tuple[Any, ...]] | None = None,
+    deadline: float | None = None,
 ) -> Deployment:
     """Deploy ``plan`` on the actors behind ``handles``.
 
@@ -57,6 +56,7 @@ def deploy(
         options: the options.
         cancelled: whether whoever compiles has given up.
         links: of channels between two GPUs, by channel, one to each reader.
+        deadline: when it has to be done, on `time.monotonic` (None: ``compile_timeout`` from now).
 
     Raises:
         GraphError: an actor is dead, did not answer in time, or cannot run its share; names it. Or this process
@@ -66,7 +66,7 @@ def deploy(
     """
     with contextlib.ExitStack() as undo:
         with limits_named():
-            work = _Deploying(plan, handles, options, links or {}, undo)
+            work = _Deploying(plan, handles, options, links or {}, undo, deadline)
         work.invite()
         with limits_named():
             work.meeting.wait(cancelled)
@@ -96,6 +96,7 @@ class _Deploying:
         options: Options,
         links: dict[int, tuple[Any, ...]],
         undo: contextlib.ExitStack,
+        deadline: float | None,
     ) -> None:
         self._plan = plan
         self._options = options
@@ -120,7 +121,7 @@ class _Deploying:
             self._pages.append(create_file("async-adag-control", control_size(actor)))
         self._controls = [Control(fd, actor) for fd, actor in zip(self._pages, plan.actors, strict=True)]
         undo.callback(self._end_all)
-        self.meeting = Meeting(plan, handles, options, self._fds_of, self._abroad, self._welcome)
+        self.meeting = Meeting(plan, handles, options, self._fds_of, self._abroad, self._welcome, deadline)
         undo.callback(self.meeting.close)
 
     def _specs_here(self) -> dict[int, RingSpec]:
@@ -188,9 +189,9 @@ class _Deploying:
         wiring = wire(self._plan.channels, process)
         if self._abroad is None or not (wiring.outgoing or wiring.incoming):
             return None
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        supervision.listen(process, ours)
-        return self._abroad.make_network(lambda network: report_losses(network, partial(send_text, theirs)))
+        network, losses = self._abroad.make_network()
+        supervision.listen(process, losses)
+        return network
 
     def conclude(self) -> Deployment:
         """Take what is the driver's; what was made for the actors alone is closed."""

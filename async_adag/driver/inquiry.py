@@ -23,6 +23,9 @@ class Inquiry:
         handles: its actors' handles, by actor.
         timeout: seconds that all questions together may take.
         cancelled: whether whoever compiles has given up.
+
+    Attributes:
+        deadline: until when it asks, on `time.monotonic`; what is done with the answers is to be done by then too.
     """
 
     def __init__(
@@ -31,13 +34,13 @@ class Inquiry:
         self._graph = graph
         self._handles = handles
         self._timeout = timeout
-        self._deadline = time.monotonic() + timeout
+        self.deadline = time.monotonic() + timeout
         self._cancelled = cancelled
 
     def about(self, graph: Graph, handles: tuple[Any, ...]) -> Inquiry:
         """The same, with the same time left, for the same actors in another order."""
         other = Inquiry(graph, handles, self._timeout, self._cancelled)
-        other._deadline = self._deadline
+        other.deadline = self.deadline
         return other
 
     def ask(self, function: Callable[..., Any], asked: dict[int, tuple[Any, ...]], what: str) -> dict[int, Any]:
@@ -58,7 +61,7 @@ class Inquiry:
         while refs:
             if self._cancelled():
                 raise Cancelled
-            left = self._deadline - time.monotonic()
+            left = self.deadline - time.monotonic()
             if left <= 0:
                 names = ", ".join(str(self._graph.actors[actor]) for actor in sorted(refs.values()))
                 raise GraphError(

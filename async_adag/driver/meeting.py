@@ -67,6 +67,7 @@ class Meeting:
         fds_of: the descriptors that an actor is handed, by its number; they stay with whoever made them.
         abroad: where there are other hosts.
         welcome: makes a socket of a connection by which an actor has come in from another host.
+        deadline: when all have to be ready, on `time.monotonic` (None: ``compile_timeout`` from now).
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Meeting:
         fds_of: Callable[[int], list[int]],
         abroad: Abroad | None,
         welcome: Callable[[int, Stream], socket.socket],
+        deadline: float | None = None,
     ) -> None:
         self._plan = plan
         self._handles = handles
@@ -84,7 +86,7 @@ class Meeting:
         self._fds_of = fds_of
         self._abroad = abroad
         self._welcome = welcome
-        self._deadline = time.monotonic() + options.compile_timeout
+        self._deadline = time.monotonic() + options.compile_timeout if deadline is None else deadline
         self._guests: dict[int, _Guest] = {}
         self._known: dict[int, _Guest] = {}
         self._epoll = select.epoll()

@@ -250,14 +250,15 @@ class Graph:
         transport = writer.transports[result.index] if writer.transports else None
         if transport is None or not transport.may_use_gpu() or not self.gpus or writer.actor == reader:
             return ""
-        if transport.kind == "auto" and not self.async_actors.isdisjoint((writer.actor, reader)):
-            return ""  # whose executions interleave
         here, there = self.gpus[writer.actor], self.driver_gpu if reader is None else self.gpus[reader]
         if not here or not there:
             return ""
         if here == there and self.host(writer.actor) != self.host(reader):
             return ""  # one GPU, and nothing by which its memory could be handed over
-        return "ipc" if here == there else "" if reader is None else "nccl"
+        kind = "ipc" if here == there else "" if reader is None else "nccl"
+        interleaving = {writer.actor, reader} if kind == "nccl" else {writer.actor}
+        # The executions of async actors interleave: they read over IPC, and that is all.
+        return "" if transport.kind == "auto" and not interleaving.isdisjoint(self.async_actors) else kind
 
     def staging(self, result: FromNode, reader: int | None) -> tuple[bool, bool]:
         """Whether the writer of a result copies its tensors to the CPU's memory, and a reader them to its GPU.
