@@ -1,6 +1,7 @@
 """The project's sessions.
 
-``nox -s quickstart``, ``examples``, ``tests``, ``torch``, ``jax``, ``gpu``, ``lint``, ``types``, ``docs``, ``bench``.
+``nox -s quickstart``, ``examples``, ``tests``, ``hosts``, ``torch``, ``jax``, ``gpu``, ``lint``, ``types``,
+``docs``, ``bench``.
 
 And those of minutes: ``nox -s versions``, ``soak``, ``chaos``.
 
@@ -52,6 +53,7 @@ def examples(session: nox.Session) -> None:
         "stream_documents": ["--documents", "200"],
         "llm_service": ["--training", "150", "--requests", "24"],
         "moving_over": ["--times", "1"],
+        "two_hosts": ["--seconds", "0.3"],
         "tensor_parallel": [],
         "gpu_pipeline": [],
     }
@@ -70,6 +72,14 @@ def tests(session: nox.Session) -> None:
     """All tests, those that await on both asyncio and uvloop; ``nox -s tests -- -n 0`` for one process."""
     session.install("-e", ".[test]")
     session.run("python", "-m", "pytest", *SIDE_BY_SIDE, *session.posargs, env=ENVIRONMENT)
+
+
+@nox.session
+def hosts(session: nox.Session) -> None:
+    """The tests of real actors again, spread over two Ray nodes on this machine, each as a host of its own."""
+    session.install("-e", ".[test]")
+    parts = session.posargs or ["tests/integration", "tests/hosts"]
+    session.run("python", "-m", "pytest", "--hosts", "2", *parts, env=ENVIRONMENT)
 
 
 @nox.session(python=["3.11", "3.12", "3.13"])

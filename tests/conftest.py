@@ -7,18 +7,20 @@ import functools
 import gc
 import inspect
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 import uvloop
+from ray.cluster_utils import Cluster
 from ray.exceptions import RayError
 
 from tests.actors import AsyncWorker, Worker
 from tests.belongings import take_stock
 from tests.gate import Gate
-from tests.hosts import several_nodes, spread
+from tests.nodes import several_nodes, spread
 
 LIMIT = 30  # seconds that a test may await
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
@@ -60,20 +62,20 @@ def limited(test: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
-def cluster(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A Ray on this machine; the address at which other drivers find it."""
-    told = {"namespace": "tests", "log_to_driver": False, "logging_level": "error"}
+def nodes(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """A Ray on this machine, of which there may be more nodes for a while: see tests/hosts."""
     hosts = request.config.getoption("--hosts")
-    if hosts > 1:
-        with several_nodes(hosts, **told):
-            here = ray.get_runtime_context().get_node_id()
-            nodes = sorted((node["NodeID"] for node in ray.nodes()), key=lambda node: node == here)
-            with spread(nodes):
-                yield ray.get_runtime_context().gcs_address
-        return
-    ray.init(address="local", num_cpus=2, include_dashboard=False, **told)
-    yield ray.get_runtime_context().gcs_address
-    ray.shutdown()
+    with several_nodes(hosts, namespace="tests", log_to_driver=False, logging_level="error") as cluster:
+        here = ray.get_runtime_context().get_node_id()
+        places = sorted((node["NodeID"] for node in ray.nodes()), key=lambda node: node == here)
+        with spread(places) if hosts > 1 else nullcontext():
+            yield cluster
+
+
+@pytest.fixture(scope="session")
+def cluster(nodes: Cluster) -> str:
+    """The address at which other drivers find that Ray."""
+    return str(nodes.address)
 
 
 @pytest.fixture(scope="session")

@@ -13,11 +13,13 @@ from typing import Any
 
 from async_adag.channels.attendant import Attendant
 from async_adag.channels.doorbell import Doorbell
+from async_adag.channels.gate import Gate
 from async_adag.channels.landing import LandedReader, Landing
 from async_adag.channels.network import Network
 from async_adag.channels.ring import RingReader, RingSpec, RingWriter, create_ring
 from async_adag.channels.stream import Stream, prepare
 from async_adag.channels.tcp_writer import TcpWriter
+from async_adag.protocol.handshake import Purpose
 
 PATIENCE = 20.0  # seconds; only a failing test waits
 HEARTBEAT = 1000.0  # seconds: none in a test, unless it says so
@@ -242,3 +244,67 @@ class TurningReader:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._reader, name)
+
+
+class Ends:
+    """One process's ends of two channels, which it writes and reads, and the wait of a loop."""
+
+    def __init__(self, sending: tuple[int, Stream], receiving: tuple[int, Stream], slots: int = 16) -> None:
+        self.side = Side()
+        self.network = self.side.network
+        self.bell = Doorbell.create()
+        spec = RingSpec(slots, 1, 1 << 20)
+        fd = create_ring(spec)
+        self.writer = self.network.add_writer(*sending, slots)
+        ring = RingWriter(spec, os.dup(fd), [self.bell])
+        landing = self.network.add_landing(*receiving, ring, own=0, shared=False)
+        self.reader = LandedReader(spec, fd, 0, self.bell, landing)
+        self._epoll = select.epoll()
+        self._epoll.register(self.bell.fd, select.EPOLLIN | select.EPOLLET)
+        self._epoll.register(self.network.fileno(), select.EPOLLIN)
+
+    def _wait(self, ready: Callable[[], bool], arm: Callable[[], bool]) -> None:
+        while not ready():
+            self.network.turn()
+            if not ready() and not arm():
+                assert self._epoll.poll(PATIENCE), "nothing has come"
+            assert not self.network.lost
+
+    def write(self, value: Any) -> None:
+        """Write one frame, when there is room."""
+        self._wait(self.writer.may_write, self.writer.arm)
+        self.writer.stage(self.writer.encode(value))
+        self.writer.publish()
+
+    def read(self) -> Any:
+        """What comes next."""
+        self._wait(self.reader.may_read, self.reader.arm)
+        return self.reader.read()
+
+    def close(self) -> None:
+        self._epoll.close()
+        self.reader.close()
+        self.writer.close()
+        self.side.close()
+        self.bell.close()
+
+
+def dial(address: tuple[str, int], secret: bytes, channels: tuple[int, ...]) -> dict[int, Stream]:
+    """Dial the edges of these channels; their streams."""
+    gate = Gate("127.0.0.1", None, secret, HEARTBEAT)
+    for channel in channels:
+        gate.dial(address, Purpose("edge", channel))
+    streams = step_until(gate, len(channels))
+    gate.close()
+    return streams
+
+
+def step_until(gate: Gate, count: int) -> dict[int, Stream]:
+    """Let a gate go on until so many edges are through; their streams, by channel."""
+    through: dict[int, Stream] = {}
+    deadline = time.monotonic() + PATIENCE
+    while len(through) < count:
+        through |= {purpose.number: stream for purpose, stream in gate.step(0.1)}
+        assert time.monotonic() < deadline, gate.trying()
+        assert not gate.failures
+    return through

@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import socket
+import time
 from collections.abc import Iterable
 from functools import partial
 
@@ -30,6 +31,8 @@ from async_adag.graph.plan import DRIVER, Plan
 from async_adag.graph.planner import host_of
 from async_adag.options import Options
 from async_adag.protocol.handshake import SECRET_BYTES, Purpose
+
+PATIENCE = 0.1  # seconds that all of them have to say what they do now
 
 
 class Abroad:
@@ -78,7 +81,7 @@ class Abroad:
         """What a process needs to meet others on other hosts."""
         host = host_of(self._plan.graph, process)
         assert host is not None
-        driver = self.gate.address if process != DRIVER and self.is_away(process) else None
+        driver = self.address_of(DRIVER) if process != DRIVER and self.is_away(process) else None
         return Reach(host.address, self._options.tcp_ports, self._secret, self._options.heartbeat_timeout, driver)
 
     def lodging(self, actor: int, specs: dict[int, RingSpec]) -> Lodging | None:
@@ -154,10 +157,7 @@ class Abroad:
         if self._introduced or not {*fillers.values()} - self._here <= self._addresses.keys():
             return
         self._introduced = True
-        addresses = {
-            channel: self.gate.address if filler in self._here else self._addresses[filler]
-            for channel, filler in fillers.items()
-        }
+        addresses = {channel: self.address_of(filler) for channel, filler in fillers.items()}
         for process, wiring in self._wirings.items():
             if process not in self._here and wiring.outgoing:
                 peers = {channel: addresses[channel] for channel in wiring.outgoing}
@@ -165,6 +165,10 @@ class Abroad:
         for process in self._here:
             for channel in wire(self._plan.channels, process).outgoing:
                 self.gate.dial(addresses[channel], Purpose("edge", channel))
+
+    def address_of(self, process: int) -> SocketAddress:
+        """Where others reach a process that receives."""
+        return self.gate.address if process in self._here else self._addresses[process]
 
     def is_connected(self) -> bool:
         """Whether all edges of this process are connected."""
@@ -185,6 +189,14 @@ class Abroad:
         self._tellers.append(ours)
         report_losses(network, partial(send_text, ours))
         return network, theirs
+
+    # -- later
+
+    def refresh(self) -> None:
+        """Have the control pages of actors on other hosts say what they say now, for those that answer at once."""
+        deadline = time.monotonic() + PATIENCE
+        for answer in [actor.ask() for actor in self._actors.values()]:
+            answer.wait(max(0.0, deadline - time.monotonic()))
 
     # -- the end
 

@@ -9,6 +9,7 @@ import ray
 
 from async_adag.actor.ray_runtime import node_of
 from async_adag.driver.inquiry import Inquiry
+from async_adag.errors import GraphError
 from async_adag.graph.model import Graph, Host
 
 
@@ -23,11 +24,14 @@ def find_places(graph: Graph, inquiry: Inquiry, apart: Mapping[str, int]) -> Gra
     Raises:
         GraphError: as `Inquiry.ask`.
     """
-    addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()}
+    addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
     if len(addresses) < 2 and not apart:
         return graph
     here = ray.get_runtime_context().get_node_id()
     nodes: dict[int, str] = inquiry.ask(node_of, {actor.number: () for actor in graph.actors}, "where it lives")
+    for actor in graph.actors:
+        if nodes[actor.number] not in addresses:
+            raise GraphError(f"the node of {actor} is dead, so the graph cannot be compiled")
     hosts = tuple(
         Host(nodes[actor.number], addresses[nodes[actor.number]], apart.get(actor.id, 0)) for actor in graph.actors
     )

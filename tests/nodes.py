@@ -17,10 +17,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 @contextmanager
 def several_nodes(count: int, **options: Any) -> Iterator[Cluster]:
     """A Ray of ``count`` nodes, with this process connected to the first. ``options`` are `ray.init`'s."""
-    cluster = Cluster(initialize_head=True, head_node_args=_node(0))
+    cluster = Cluster(initialize_head=True, head_node_args=node(0))
     try:
         for number in range(1, count):
-            cluster.add_node(**_node(number))
+            cluster.add_node(**node(number))
         ray.init(address=cluster.address, **options)
         yield cluster
     finally:
@@ -28,7 +28,8 @@ def several_nodes(count: int, **options: Any) -> Iterator[Cluster]:
         cluster.shutdown()
 
 
-def _node(number: int) -> dict[str, Any]:
+def node(number: int) -> dict[str, Any]:
+    """The options of the node of this number."""
     return {"num_cpus": 2, "include_dashboard": False, "resources": {host(number): 1000.0}}
 
 
