@@ -29,7 +29,7 @@ nitpick_ignore_regex = [
     (r"any|py:.*", r"(_?asyncio|collections|ray|typing|enum|concurrent)\..*"),  # described elsewhere
     (
         r"py:.*",
-        r"(DAGNode|TextIO|Any|Self|Format|Target|IO|os.PathLike|Mapping|HasStats|dict|list|tuple|int|float|str|bool|object|None|Exception)",
+        r"(DAGNode|TextIO|Any|Self|Format|Target|IO|os.PathLike|Mapping|async_adag.observe.prometheus.HasStats|dict|list|tuple|int|float|str|bool|object|None|Exception)",
     ),
 ]
 

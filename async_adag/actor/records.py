@@ -119,8 +119,19 @@ def count_of(words: memoryview) -> int:
     return words[0]
 
 
-def read_records(words: memoryview, first: int) -> tuple[list[Record], int]:
+def copy_records(words: memoryview) -> tuple[memoryview, int]:
+    """A copy of all records, while their process may write further ones; and how many it had written then."""
+    copy = memoryview(bytearray(words)).cast("Q")
+    return copy, words[0]
+
+
+def read_records(words: memoryview, first: int, written: int | None = None) -> tuple[list[Record], int]:
     """Read the records from number ``first`` on, while their process may write further ones.
+
+    Args:
+        words: the memory, or a copy of it.
+        first: the number of a record.
+        written: of a copy, how many had been written when it was made.
 
     Returns:
         The records, in the order in which they were written; and how many were overwritten before.
@@ -134,7 +145,7 @@ def read_records(words: memoryview, first: int) -> tuple[list[Record], int]:
         at = _ROW + number % CAPACITY * _ROW
         rows.append(words[at : at + _ROW].tolist())
     # The next one may be half written by now.
-    spoiled = max(begin, words[0] + 1 - CAPACITY) - begin
+    spoiled = max(begin, (words[0] if written is None else written) + 1 - CAPACITY) - begin
     lost = min(count, begin + spoiled) - first
     found = (_record(row) for row in rows[spoiled:])
     return [record for record in found if record is not None], lost

@@ -13,6 +13,7 @@ import anyio
 
 from async_adag.actor.records import (
     Recorder,
+    copy_records,
     count_of,
     give_back,
     make_room,
@@ -41,6 +42,10 @@ class Trace:
         self._firsts: list[int] = []  # by actor: the number of the first record
         self._began = 0
         self._ended = 0
+        self._admitted = 0
+        self._copies: dict[
+            int, tuple[memoryview, int, int]
+        ] = {}  # by process: records, how many, the first of ours
         self._timeline: Timeline | None = None
 
     @property
@@ -54,7 +59,7 @@ class Trace:
 
     @property
     def lost(self) -> dict[str, int]:
-        """How many records each process has lost, by its name: the oldest, for the latest have taken their places.
+        """By the names of processes, how many records they have lost, as later ones have taken their places.
 
         Raises:
             RuntimeError: the block has not been left.
@@ -77,8 +82,15 @@ class Trace:
         export_spans(self._result(), name, tracer_provider)
 
     def _result(self) -> Timeline:
-        if self._timeline is None:
+        if not self._copies and self._timeline is None:
             raise RuntimeError("the trace is still being recorded: leave the `with` block first")
+        if self._timeline is None:
+            logs = {
+                process: Log(*read_records(copy, first, written))
+                for process, (copy, written, first) in self._copies.items()
+            }
+            self._timeline = Timeline(self._engine.plan, logs, self._began, self._ended, self._admitted)
+            self._copies = {}
         return self._timeline
 
     def __enter__(self) -> Self:
@@ -141,13 +153,14 @@ class Trace:
             self._ask(False)
             engine.record(None)
             engine.tracing = None
+        # Copied now, and read by whoever wants them: that takes longer than an event loop should stand still.
         assert self._own is not None
-        logs = {DRIVER: Log(*read_records(self._own, 0))}
+        self._copies = {DRIVER: (*copy_records(self._own), 0)}
         self._own = None
         for number, control in enumerate(engine.deployment.controls):
-            logs[number] = Log(*read_records(records_in(control.records), self._firsts[number]))
+            self._copies[number] = (*copy_records(records_in(control.records)), self._firsts[number])
             give_back(control.records)
-        self._timeline = Timeline(engine.plan, logs, self._began, self._ended, engine.ledger.admitted)
+        self._admitted = engine.ledger.admitted
         return True
 
     def _write(self) -> None:

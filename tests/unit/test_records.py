@@ -10,6 +10,7 @@ from async_adag.actor.records import (
     Activity,
     Record,
     Recorder,
+    copy_records,
     count_of,
     give_back,
     make_room,
@@ -117,3 +118,13 @@ def test_memory_that_was_given_back_can_be_used_again():
         assert read_records(words, first) == ([record(n) for n in range(begin, begin + 300)], 0)
         give_back(mapping)
         assert words[4 + 4 * (begin + 299)] == 0, "its page is gone"
+
+
+def test_a_copy_is_read_as_the_memory_was():
+    words = records_here()
+    recorder = Recorder(words)
+    write(recorder, range(CAPACITY))
+    copy, written = copy_records(words)
+    write(recorder, range(5))
+    assert read_records(copy, 0, written) == ([record(n) for n in range(1, CAPACITY)], 1)
+    assert read_records(copy, 0, written + 5)[1] == 6, "so many were overwritten while it was copied"

@@ -9,7 +9,7 @@ import pytest
 
 from async_adag import NodeStats, Stats
 from async_adag.graph.model import FromInput, FromNode
-from async_adag.graph.plan import plan_graph
+from async_adag.graph.planner import plan_graph
 from async_adag.observe.shares import human_seconds, shares_between
 from async_adag.observe.svg import BUSY, PAPER
 from async_adag.observe.visualize import draw

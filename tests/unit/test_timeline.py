@@ -7,7 +7,8 @@ import json
 
 from async_adag.actor.records import Activity, Record
 from async_adag.graph.model import FromInput, FromNode
-from async_adag.graph.plan import DRIVER, plan_graph
+from async_adag.graph.plan import DRIVER
+from async_adag.graph.planner import plan_graph
 from async_adag.observe.timeline import Log, Timeline, write_timeline
 from tests.graphs import build_graph
 from tests.timelines import check_events, names_of, spans, ways
