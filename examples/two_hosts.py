@@ -1,4 +1,4 @@
-"""A graph over two Ray nodes: which edge is what, and what each costs. Starts both nodes on this machine by itself.
+"""A graph over two Ray nodes: which edge is what, and what it costs. Starts both nodes on this machine by itself.
 
 On a real cluster the same program takes `ray.init("auto")`, and Ray decides where the actors live.
 """

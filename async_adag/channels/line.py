@@ -19,8 +19,8 @@ from async_adag.channels.attendant import Attendant
 from async_adag.channels.stream import Stream
 
 TEXT, PAGE, END, PING, ASK = range(1, 6)
-"""Kinds of messages: what was said on the socket; a control page; the loop is to end; a sign of life; a question for
-the page."""
+"""Kinds of messages: what was said on the socket; a control page; the loop is to end; a sign of life; a question,
+what the page says now."""
 
 _HEAD = struct.Struct("<IB")  # bytes behind the head, kind
 LIMIT = 1 << 20  # bytes of a message

@@ -28,11 +28,12 @@ from tests.scripts import start, wait_until_ready
 SOON = 0.4  # seconds of silence after which the other side is given up
 
 
-def chain(*actors, method="echo"):
+def chain(*actors, held=None):
+    """A chain, in which one actor may be held at a gate."""
     with InputNode() as x:
         made = x
         for actor in actors:
-            made = getattr(actor, method).bind(made)
+            made = (actor.hold_or_echo if actor is held else actor.echo).bind(made)
     return made
 
 
@@ -57,7 +58,7 @@ async def are_free(*actors):
 
 async def test_an_actor_on_the_other_host_is_killed(here, there, victim, gate):
     pid = await victim.pid.remote()
-    dag = chain(here[0], victim, there[0], method="hold_or_echo")
+    dag = chain(here[0], victim, there[0], held=victim)
     compiled = async_adag.compile(dag)
     arrived = [await compiled.execute_async(n) for n in range(3)]
     assert await arrived[-1] == 2
