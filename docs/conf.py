@@ -27,7 +27,10 @@ myst_heading_anchors = 4
 default_role = "any"
 nitpick_ignore_regex = [
     (r"any|py:.*", r"(_?asyncio|collections|ray|typing|enum|concurrent)\..*"),  # described elsewhere
-    (r"py:.*", r"(DAGNode|TextIO|Any|Self|Format|dict|list|tuple|int|float|str|bool|object|None|Exception)"),
+    (
+        r"py:.*",
+        r"(DAGNode|TextIO|Any|Self|Format|Target|IO|os.PathLike|Mapping|async_adag.observe.prometheus.HasStats|dict|list|tuple|int|float|str|bool|object|None|Exception)",
+    ),
 ]
 
 autodoc_member_order = "bysource"

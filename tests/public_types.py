@@ -15,9 +15,11 @@ PUBLIC = (
     "async_adag.driver.compile.",
     "async_adag.driver.graph.",
     "async_adag.driver.results.",
+    "async_adag.driver.trace.Trace",
     "async_adag.errors.",
     "async_adag.gpu.awaiting.completed",
     "async_adag.gpu.interface.DeviceError",
+    "async_adag.observe.prometheus.",
     "async_adag.observe.stats.",
     "async_adag.options.",
 )

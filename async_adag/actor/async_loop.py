@@ -17,8 +17,10 @@ from typing import Any
 
 from async_adag.actor.calls import Call, ChannelFailed, calls_of, first_registers, unpack
 from async_adag.actor.children import Origin, end_child
-from async_adag.actor.control import Control, LoopState
+from async_adag.actor.control import TRACE, Control, LoopState
 from async_adag.actor.moved import Movers, move_tensors
+from async_adag.actor.records import Activity, Recorder, records_in
+from async_adag.actor.traced import TracedReader
 from async_adag.actor.wiring import Endpoints
 from async_adag.channels.codec import Encoded
 from async_adag.channels.interface import STOP, Failure, Reader, Stop, Writer
@@ -64,6 +66,9 @@ class AsyncLoop:
         self._inboxes = {number: _Inbox(reader, edge(number, "")) for number, reader in ends.readers.items()}
         self._outboxes = {number: _Outbox(writer, edge(number, "")) for number, writer in ends.writers.items()}
         self._lead = self._calls[0].reads[0]
+        self._heeded = 0  # what the driver asks for, as far as this loop does it
+        self._records: Recorder | None = None  # made when first asked for
+        self._recorder: Recorder | None = None  # the same, while asked for
         self._begun = 0
         self._running: set[asyncio.Task[None]] = set()
         self._computing: dict[int, tuple[int, int]] = {}  # execution: its task, and since when
@@ -93,7 +98,7 @@ class AsyncLoop:
         """Look at everything once: deliver, write, begin; then arm what is waited for."""
         try:
             while not self._over:
-                if self._control.should_end():
+                if self._control.asked() != self._heeded and not self._heed():
                     self._finish("")
                     return
                 if self._ends.network is not None:
@@ -112,6 +117,21 @@ class AsyncLoop:
             self._finish(str(error))
         except BaseException:
             self._finish(f"a fault in the loop: {traceback.format_exc()}")
+
+    def _heed(self) -> bool:
+        """Do what the driver asks for: record from now on, or no longer; False where it is to end."""
+        control = self._control
+        if control.should_end():
+            return False
+        asked = self._heeded = control.asked()
+        if asked & TRACE and self._records is None:
+            self._records = Recorder(records_in(control.records))
+        self._recorder = self._records if asked & TRACE else None
+        for number, inbox in self._inboxes.items():
+            inbox.record(number, self._recorder)
+        channel, _, targets = self._lead
+        self._lead = channel, self._inboxes[channel].reader, targets
+        return True
 
     def _begin_executions(self) -> None:
         _, reader, _ = self._lead
@@ -179,10 +199,23 @@ class AsyncLoop:
             if isinstance(arguments, Failure):
                 call.store(registers, arguments)
             else:
-                call.store(registers, await self._compute(call, seq, *arguments))
+                recorder = self._recorder
+                began = time.monotonic_ns() if recorder is not None else 0
+                result = await self._compute(call, seq, *arguments)
+                if recorder is not None:
+                    failed = isinstance(result, Failure)
+                    recorder.add(Activity.COMPUTE, call.number, seq, began, time.monotonic_ns(), failed)
+                call.store(registers, result)
+                del result
             del arguments
             for channel, writer, sources in call.writes:
-                self._outboxes[channel].put(seq, call, call.encode(writer, registers, sources))
+                recorder = self._recorder
+                began = time.monotonic_ns() if recorder is not None else 0
+                encoded = call.encode(writer, registers, sources)
+                if recorder is not None:  # before the frame can be read, as in `TracedWriter`
+                    recorder.add(Activity.WRITE, channel, seq, began, time.monotonic_ns())
+                self._outboxes[channel].put(seq, call, encoded)
+                del encoded
 
     async def _value(self, inbox: _Inbox, seq: int) -> Any:
         if seq not in inbox.kept:
@@ -283,6 +316,11 @@ class _Inbox:
         self.kept: dict[int, Any] = {}
         self.wanted: dict[int, asyncio.Future[None]] = {}
         self._next = 0
+
+    def record(self, channel: int, recorder: Recorder | None) -> None:
+        """Record what is read from now on, or no longer."""
+        plain = self.reader.plain if isinstance(self.reader, TracedReader) else self.reader
+        self.reader = plain if recorder is None else TracedReader(plain, channel, recorder)
 
     def take_next(self) -> Any:
         self._next += 1

@@ -2,7 +2,8 @@
 
 A page of memory that the driver shares with one actor. The actor writes its state, the driver reads it without
 asking, so a loop whose method hangs, with or without the GIL, can still be described; the driver writes two words:
-one tells the loop to end after its present method, one that executions come one at a time.
+one tells the loop to end after its present method, or to record what it does, one that executions come one at a
+time. Behind the page lies the room for such records, of which nothing takes memory until there are some.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import time
 from dataclasses import dataclass
 from enum import IntEnum
 
+from async_adag.actor.records import RECORDS_SIZE
 from async_adag.channels.memory import PAGE, Mapping
 from async_adag.graph.plan import ActorPlan
 
-_END, _STATE, _TASK, _SEQ, _SINCE, _PARKED, _SPUN, _BYTES, _ALONE = range(9)
+_ASKED, _STATE, _TASK, _SEQ, _SINCE, _PARKED, _SPUN, _BYTES, _ALONE = range(9)
 _TASKS = 9
 _PER_TASK = 2  # calls, nanoseconds
+_FINISH, TRACE = 1, 2  # what may be asked for
 
 
 class LoopState(IntEnum):
@@ -62,6 +65,11 @@ class LoopSnapshot:
 
 
 def control_size(plan: ActorPlan) -> int:
+    """Bytes of the memory file of an actor's control page, the room for records included."""
+    return _page_size(plan) + RECORDS_SIZE
+
+
+def _page_size(plan: ActorPlan) -> int:
     """Bytes of the control page of an actor, in whole pages."""
     return -(-(_TASKS + _PER_TASK * len(plan.tasks)) * 8 // PAGE) * PAGE
 
@@ -72,14 +80,19 @@ class Control:
     def __init__(self, fd: int, plan: ActorPlan) -> None:
         """Map the page behind ``fd``, which stays the caller's."""
         count = _TASKS + _PER_TASK * len(plan.tasks)
-        self.words = Mapping(fd, 0, control_size(plan)).words(count)
+        self.words = Mapping(fd, 0, _page_size(plan)).words(count)
+        self.records = Mapping(fd, _page_size(plan), RECORDS_SIZE)
         self._plan = plan
 
     # the actor's side
 
     def should_end(self) -> bool:
         """Whether the driver wants the loop to end."""
-        return bool(self.words[_END])
+        return bool(self.words[_ASKED] & _FINISH)
+
+    def asked(self) -> int:
+        """What the driver asks of the loop; one look for all of it. 0 for nothing."""
+        return self.words[_ASKED]
 
     def is_alone(self) -> bool:
         """Whether the present execution is the only one under way."""
@@ -99,6 +112,11 @@ class Control:
         """Say that the loop computes, since that time, in nanoseconds."""
         self.enter(task, seq)
         self.words[_SINCE] = since
+
+    def began(self, task: int, seq: int) -> int:
+        """When the loop began to compute, in nanoseconds; 0 where it has computed something else since."""
+        words = self.words
+        return words[_SINCE] if words[_TASK] == task and words[_SEQ] == seq else 0
 
     def leave(self, task: int, began: int) -> int:
         """Say that it has computed, since ``began``; returns for how many nanoseconds."""
@@ -141,12 +159,17 @@ class Control:
             raise ValueError("a control page of another size")
         words = self.words
         for at, word in enumerate(heard):
-            if at not in (_END, _ALONE):
+            if at not in (_ASKED, _ALONE):
                 words[at] = word
 
     def end(self) -> None:
         """Ask the loop to end after its present method; ring its doorbell too."""
-        self.words[_END] = 1
+        self.words[_ASKED] = _FINISH
+
+    def set_traced(self, traced: bool) -> None:
+        """Ask the loop to record what it does, or no longer to; ring its doorbell too. Under the graph's lock."""
+        if not self.should_end():
+            self.words[_ASKED] = TRACE if traced else 0
 
     def set_alone(self, alone: bool) -> None:
         """Say whether executions come one at a time, so that what counts is how long each takes."""

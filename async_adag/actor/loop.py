@@ -11,8 +11,10 @@ from typing import Any
 
 from async_adag.actor.calls import Call, ChannelFailed, calls_of, first_registers, unpack
 from async_adag.actor.children import Origin, end_child
-from async_adag.actor.control import Control, LoopState
+from async_adag.actor.control import TRACE, Control, LoopState
 from async_adag.actor.moved import Movers, move_tensors
+from async_adag.actor.records import Recorder, records_in
+from async_adag.actor.traced import traced_calls
 from async_adag.actor.turn import Turn, always, never
 from async_adag.actor.wiring import Endpoints
 from async_adag.channels.codec import Encoded
@@ -29,6 +31,10 @@ class _Ended(Exception):
 
 class _Exit(Exception):
     """A method has raised SystemExit."""
+
+
+class _Again(Exception):
+    """The execution that is to begin begins anew, with what the driver has asked for."""
 
 
 LONG_NS = 1_000_000
@@ -65,7 +71,9 @@ class ThreadLoop:
         on_end: Callable[[str], None],
     ) -> None:
         move_tensors(movers, ends, self._apart)
-        self._calls = calls_of(plan, instance, ends.readers, ends.writers)
+        self._calls = self._plain = calls_of(plan, instance, ends.readers, ends.writers)
+        self._heeded = 0  # what the driver asks for, as far as this loop does it
+        self._recorder: Recorder | None = None  # made when first asked for
         self._first = first_registers(plan)
         self._ends = ends
         self._writers = list(ends.writers.values())
@@ -91,9 +99,13 @@ class ThreadLoop:
     def _run(self) -> None:
         broken = ""
         try:
-            seq = 0
-            while self._execution(seq):
-                seq += 1
+            seq, more = 0, True
+            while more:
+                try:
+                    more = self._execution(seq)
+                    seq += 1
+                except _Again:
+                    pass
         except (_Ended, SentinelFired):
             pass
         except _Exit:
@@ -108,6 +120,7 @@ class ThreadLoop:
         del self._place
         self._control.set_state(LoopState.ENDED)
         self._calls.clear()
+        self._plain.clear()
         self._first.clear()
         self._writers.clear()
         self._parking.close()
@@ -123,8 +136,8 @@ class ThreadLoop:
         """One execution; False when the channels say stop."""
         channel = -1
         registers = self._first.copy()
-        if self._control.should_end():
-            raise _Ended
+        if self._control.asked() != self._heeded:
+            self._heed()
         try:
             for call in self._calls:
                 for channel, reader, targets in call.reads:  # noqa: B007 - for the error
@@ -226,8 +239,8 @@ class ThreadLoop:
         control, parking = self._control, self._parking
         control.record_waits(parking.parked, parking.spun)
         control.record_bytes(sum([writer.bytes for writer in self._writers]))
-        if control.should_end():
-            raise _Ended
+        if control.asked() != self._heeded:
+            self._heed(ready)
         place = self._place
         place.wants = wants
         self._turn.pauses(place)
@@ -235,5 +248,27 @@ class ThreadLoop:
         place.wants = place.has_work
         if self._turn.is_crowded():
             place.begins(time.monotonic_ns())
+        if control.asked() != self._heeded:
+            self._heed(ready)
+
+    def _heed(self, awaited: Callable[[], bool] | None = None) -> None:
+        """Do what the driver asks for: end; or record from now on, or no longer, between two executions.
+
+        Args:
+            awaited: what the loop waits for; None where it begins an execution.
+        """
+        control = self._control
         if control.should_end():
             raise _Ended
+        if awaited is not None and awaited != self._calls[0].reads[0][1].may_read:
+            return  # in the midst of an execution
+        asked = self._heeded = control.asked()
+        if asked & TRACE:
+            if self._recorder is None:
+                self._recorder = Recorder(records_in(control.records))
+            seq = self._plain[0].reads[0][1].taken()
+            self._calls = traced_calls(self._plain, control, seq, self._recorder)
+        else:
+            self._calls = self._plain
+        if awaited is not None:
+            raise _Again

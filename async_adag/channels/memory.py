@@ -10,6 +10,7 @@ would cost a descriptor per block; so pieces are mapped through the C library he
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
 import sys
@@ -35,9 +36,12 @@ if sys.platform == "linux":  # elsewhere the package can be imported, and compil
     ]
     _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
     _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+    _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 _MAP_FAILED = ctypes.c_void_p(-1).value
 _FALLOC_FL_KEEP_SIZE = 1
 _FALLOC_FL_PUNCH_HOLE = 2
+_MADV_REMOVE = 9
+_MADV_POPULATE_WRITE = 23  # since Linux 5.14
 
 
 def create_file(name: str, size: int) -> int:
@@ -112,6 +116,21 @@ class Mapping:
     def words(self, count: int) -> memoryview:
         """The first ``count`` 64-bit words; storing or loading one is a single aligned access."""
         return self.view[: count * 8].cast("Q")
+
+    def populate(self, offset: int) -> None:
+        """Ask for all pages from ``offset`` on (a multiple of the page size), where a refusal is an error.
+
+        Raises:
+            OSError: there is no memory for them.
+        """
+        if _libc.madvise(self._address + offset, self.length - offset, _MADV_POPULATE_WRITE):
+            code = ctypes.get_errno()
+            if code != errno.EINVAL:  # which an older kernel says; the pages come when they are touched
+                raise OSError(code, f"{self.length - offset} bytes of shared memory: {os.strerror(code)}")
+
+    def give_back(self, offset: int) -> None:
+        """Give all pages from ``offset`` on back to the system; they read as zeros from now on."""
+        _libc.madvise(self._address + offset, self.length - offset, _MADV_REMOVE)  # else the memory stays
 
     def lease(self, start: int, length: int) -> tuple[memoryview, Any]:
         """A read-only view of a part, and the object that dies with the last view made from it."""

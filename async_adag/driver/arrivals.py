@@ -6,6 +6,8 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from async_adag.actor.records import Recorder
+from async_adag.actor.traced import TracedReader
 from async_adag.channels.failures import annotate, decode_failure
 from async_adag.channels.interface import STOP, Failure, Reader
 from async_adag.driver.event_loop import LoopBinding, settle_here
@@ -52,7 +54,7 @@ class Arrivals:
         self._loop = loop
         self._may_stop = may_stop
         results = plan.results()
-        self._results = [
+        self._results: list[tuple[int, Reader, Callable[[], bool]]] = [
             (place, readers[channel.number], readers[channel.number].may_read)
             for place, channel in enumerate(results)
         ]
@@ -132,6 +134,15 @@ class Arrivals:
             raise
         if ending is not None:
             raise ending
+
+    def record(self, recorder: Recorder | None) -> None:
+        """Record what is taken in from now on, or no longer."""
+        for place, (channel, reader, _) in enumerate(self._results):
+            number = self._plan.results()[channel].number
+            end = reader.plain if isinstance(reader, TracedReader) else reader
+            if recorder is not None:
+                end = TracedReader(end, number, recorder, waits=False)
+            self._results[place] = channel, end, end.may_read
 
     def settle(self, sink: Any, value: Any, error: BaseException | None, here: bool) -> None:
         """Hand the value, or the error, to one that waits."""

@@ -15,6 +15,8 @@ import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from async_adag.actor.records import Recorder
+from async_adag.actor.traced import TracedWriter
 from async_adag.channels import forks
 from async_adag.channels.failures import annotate
 from async_adag.channels.interface import STOP, Writer
@@ -57,6 +59,7 @@ class Engine:
     def __init__(self, plan: Plan, deployment: Deployment, options: Options) -> None:
         self.plan = plan
         self.options = options
+        self.began = time.monotonic()
         self.deployment = deployment
         self.lock = threading.RLock()
         self.life = Lifecycle()
@@ -84,6 +87,7 @@ class Engine:
         self._deaf = False  # while taking in, and when nothing more will be taken in
         self._quiet: list[Waiter] = []  # who waits until nothing is in flight and STOP may be written
         self._leaving: list[Waiter] = []  # who waits until every actor has left
+        self.tracing: object | None = None  # the trace that is being recorded
         self._process = os.getpid()
         self._forked: Callable[[], AdagError] | None = None  # makes what every call raises in a forked child
         forks.watch(self)
@@ -427,6 +431,17 @@ class Engine:
     def bytes_written(self) -> int:
         """Bytes of payload that the driver has written."""
         return sum(writer.bytes for writer in self._writers)
+
+    def record(self, recorder: Recorder | None) -> None:
+        """Record what this process sends and takes in from now on, or no longer; under the graph's lock."""
+        self._arrivals.record(recorder)
+        writers: list[Writer] = []
+        for writer, channel in zip(self._writers, self.plan.inputs(), strict=False):  # none of a closed graph
+            end = writer.plain if isinstance(writer, TracedWriter) else writer
+            if recorder is not None:
+                end = TracedWriter(end, channel.number, self.ledger.admitted, recorder, waits=False)
+            writers.append(end)
+        self._writers = writers
 
     def number_of(self, sinks: Sinks) -> int:
         """The number of the execution in flight that these wait for; -1 when it has just ended."""

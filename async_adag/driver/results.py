@@ -6,7 +6,7 @@ Both are *sinks*: the graph settles each once, when its frame arrives or when it
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
 from async_adag.driver.ray_refs import RefBase
@@ -21,6 +21,8 @@ class GraphRef(RefBase):
     ``ray.get(ref)`` and ``ray.get([ref, …])`` take it too. It cannot be copied or pickled, and ``ray.wait`` does
     not take it: it belongs to this process.
     """
+
+    on_settled: Callable[[BaseException | None], None] | None = None  # told of the outcome, once
 
     def __init__(self, engine: Engine, owner: object, output: int) -> None:
         # ``owner`` is the compiled graph: a ref that may still be got keeps it from being torn down.
@@ -68,6 +70,8 @@ class GraphRef(RefBase):
         self._error = error
         self._settled = True
         self._owner = None
+        if self.on_settled is not None:
+            self.on_settled(error)
 
     def __repr__(self) -> str:
         state = "failed" if self._error is not None else "arrived" if self._settled else "in flight"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from async_adag.driver.engine import Engine
 from async_adag.observe.dump import InFlight, describe_state
 from async_adag.observe.stats import Stats, take_stats
@@ -25,6 +27,7 @@ def stats_of(engine: Engine) -> Stats:
             written=engine.bytes_written(),
             parked=parked,
             spun=spun,
+            seconds=time.monotonic() - engine.began,
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from async_adag.observe.picture import INPUT, OUTPUT, Arrow, Picture
+from async_adag.observe.picture import INPUT, OUTPUT, Arrow, Call, Picture
 
 CENTRED, LEFT = r"\n", r"\l"  # ends of lines, in labels
 STYLES = {"local": "dashed", "hand-over": "dotted"}
@@ -10,18 +10,21 @@ STYLES = {"local": "dashed", "hand-over": "dotted"}
 
 def draw_dot(picture: Picture) -> str:
     """The graph in DOT. The caption says what the labels of the arrows stand for."""
+    times = picture.times
+    caption = [*map(str, picture.legend()), *([times.caption] if times is not None else [])]
     lines = [
         "digraph async_adag {",
         '  graph [rankdir=LR, newrank=true, labeljust=l, fontname="sans-serif", fontsize=10];',
         '  node [shape=box, style=rounded, fontname="sans-serif", fontsize=11];',
         '  edge [fontname="sans-serif", fontsize=9];',
-        f"  label={_quote(*map(str, picture.legend()), left=True)};",
+        f"  label={_quote(*caption, left=True)};",
         f"  {_name(INPUT)} [label={_quote('Input', *picture.keys)}];",
     ]
     for number, actor in enumerate(picture.actors):
-        lines += [f"  subgraph cluster_{number} {{", f"    label={_quote(actor)};"]
+        label = [actor, times.actors[number]] if times is not None else [actor]
+        lines += [f"  subgraph cluster_{number} {{", f"    label={_quote(*label, left=len(label) > 1)};"]
         lines += [
-            f"    {_name(call.number)} [label={_quote(f'{call.method} #{call.number}')}, "
+            f"    {_name(call.number)} [label={_quote(*_words(picture, call))}, "
             f"tooltip={_quote(f'{call.text} on {actor}')}];"
             for call in picture.calls
             if call.actor == number
@@ -30,6 +33,11 @@ def draw_dot(picture: Picture) -> str:
     lines.append(f"  {_name(OUTPUT)} [label={_quote('Output')}, tooltip={_quote(picture.output)}];")
     lines += [_edge(arrow) for arrow in picture.arrows]
     return "\n".join([*lines, "}"])
+
+
+def _words(picture: Picture, call: Call) -> list[str]:
+    words = [f"{call.method} #{call.number}"]
+    return words if picture.times is None else [*words, picture.times.calls[call.number][0]]
 
 
 def _edge(arrow: Arrow) -> str:

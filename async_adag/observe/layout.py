@@ -52,6 +52,7 @@ class Lane:
     """A row: the driver, or an actor."""
 
     name: str
+    note: str = ""
     y: int = 0
     height: int = 0
 
@@ -88,7 +89,9 @@ def lay_out(picture: Picture) -> Layout:
 class _Layout:
     def __init__(self, picture: Picture) -> None:
         self.arrows = picture.arrows
-        self.lanes = [Lane("driver"), *(Lane(shorten(name, LONGEST)) for name in picture.actors)]
+        notes = picture.times.actors if picture.times is not None else [""] * len(picture.actors)
+        lanes = zip(picture.actors, notes, strict=True)
+        self.lanes = [Lane("driver"), *(Lane(shorten(name, LONGEST), note) for name, note in lanes)]
         self.boxes = {box.number: box for box in _place(picture)}
         # The order at a side of a box: from top to bottom as the other ends lie.
         order = {n: (box.lane, box.column) for n, box in self.boxes.items()}
@@ -162,7 +165,7 @@ class _Layout:
         return y - PAD // 2
 
     def _set_widths(self, crowds: list[int]) -> int:
-        x = 2 * PAD + max(text_width(lane.name) for lane in self.lanes)
+        x = 2 * PAD + max(text_width(text) for lane in self.lanes for text in (lane.name, lane.note))
         for column in range(self.boxes[OUTPUT].column + 1):
             mine = [box for box in self.boxes.values() if box.column == column]
             labels = [arrow.carrier.label for box in mine for arrow in self.incoming[box.number]]
@@ -209,7 +212,10 @@ def _place(picture: Picture) -> list[Box]:
         origins = [boxes[arrow.origin].column for arrow in picture.arrows if arrow.target == call.number]
         last[call.actor] = column = 1 + max([last[call.actor], *origins])
         title = f"{call.text}  #{call.number} on {picture.actors[call.actor]}"
-        boxes[call.number] = Box(call.number, 1 + call.actor, column, [f"{call.method} #{call.number}"], title)
+        lines = [f"{call.method} #{call.number}"]
+        if picture.times is not None:
+            lines.append(picture.times.calls[call.number][0])
+        boxes[call.number] = Box(call.number, 1 + call.actor, column, lines, title)
     boxes[OUTPUT] = Box(OUTPUT, 0, 1 + max(last.values()), ["Output"], f"Output {picture.output}")
     for box in boxes.values():
         box.lines = [shorten(line, LONGEST) for line in box.lines]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from async_adag.graph.model import Const, FromInput, FromNode, Graph
@@ -116,6 +116,21 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
+class Times:
+    """Where time goes, in words, to be drawn beside what it goes to.
+
+    Attributes:
+        caption: what the figures are.
+        calls: by node: its figures, and the share of time in which it ran, of 0 to 1.
+        actors: the figures of each.
+    """
+
+    caption: str
+    calls: Mapping[int, tuple[str, float]]
+    actors: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Picture:
     """A plan in words.
 
@@ -126,6 +141,7 @@ class Picture:
         carriers: by origin, channels first.
         arrows: in the order of their targets.
         output: what comes out.
+        times: where time goes, if that is to be drawn too.
     """
 
     keys: tuple[str, ...]
@@ -134,6 +150,7 @@ class Picture:
     carriers: tuple[Carrier, ...]
     arrows: tuple[Arrow, ...]
     output: str
+    times: Times | None = None
 
     def legend(self) -> list[Transport]:
         """The transports that occur, each once."""

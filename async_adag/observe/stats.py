@@ -17,11 +17,17 @@ class NodeStats:
         label: the node in words: ``method on Actor(id)``.
         calls: how often it ran.
         seconds: how long it ran in all.
+        number: the node's, in the order of flow.
+        method: the method's name.
+        actor: the actor's name and the first digits of its id: ``Actor(id)``.
     """
 
     label: str
     calls: int
     seconds: float
+    number: int = 0
+    method: str = ""
+    actor: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +44,7 @@ class Stats:
         parked: how often an actor's loop, or a thread that waits for a result, went to sleep.
         busy_poll_hits: how often one got its news while busy-polling instead.
         nodes: what each node has done, in the order of flow.
+        seconds: since the graph was compiled.
     """
 
     executions: int
@@ -48,6 +55,7 @@ class Stats:
     parked: int
     busy_poll_hits: int
     nodes: tuple[NodeStats, ...]
+    seconds: float = 0.0
 
 
 def take_stats(
@@ -61,12 +69,16 @@ def take_stats(
     written: int,
     parked: int,
     spun: int,
+    seconds: float,
 ) -> Stats:
     """Gather a snapshot: the driver's counters, given, and the actors', read from their control pages."""
     nodes: dict[int, NodeStats] = {}
+    graph = plan.graph
     for control in controls:
-        for node, calls, nanoseconds in control.computed():
-            nodes[node] = NodeStats(plan.graph.label(node), calls, nanoseconds / 1e9)
+        for number, calls, nanoseconds in control.computed():
+            node = graph.nodes[number]
+            label, actor = graph.label(number), str(graph.actors[node.actor])
+            nodes[number] = NodeStats(label, calls, nanoseconds / 1e9, number, node.method, actor)
     waited = [control.waits() for control in controls]
     return Stats(
         executions=executions,
@@ -77,4 +89,5 @@ def take_stats(
         parked=parked + sum(one for one, _ in waited),
         busy_poll_hits=spun + sum(one for _, one in waited),
         nodes=tuple(nodes[number] for number in sorted(nodes)),
+        seconds=seconds,
     )

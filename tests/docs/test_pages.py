@@ -18,7 +18,8 @@ NOT_RUN = {block.place: block for blocks in PAGES.values() for block in blocks i
 
 
 @pytest.mark.parametrize("page", PAGES)
-async def test_the_blocks_of(page, cluster, tmp_path):
+async def test_the_blocks_of(page, cluster, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where pages write files
     await run_page(PAGES[page], tmp_path, cluster)
 
 

@@ -58,3 +58,20 @@ def test_a_driver_that_is_an_actor_of_its_graph_hands_values_over(cluster):
     ray.kill(driver)
     assert picture.count("[handed over within the driver's process]") == 2
     assert "shared memory" not in picture
+
+
+def test_the_svg_of_a_graph_that_ran_says_where_time_goes(workers):
+    with InputNode() as x:
+        dag = workers[1].add.bind(workers[0].echo.bind(x))
+    with async_adag.compile(dag) as compiled:
+        text, svg = compiled.visualize(), compiled.visualize("svg")
+        compiled.execute(1).get()
+        before = compiled.stats()
+        for n in range(3):
+            compiled.execute(n).get()
+        assert "4 executions in " in compiled.visualize("svg", times=True)
+        timed = compiled.visualize("svg", times=before)
+        assert "3 executions in " in timed
+        assert timed.count(">busy ") == 2
+        assert timed.count(">idle ") == 2
+        assert (compiled.visualize(), compiled.visualize("svg")) == (text, svg), "the same each time"

@@ -1,0 +1,178 @@
+"""`CompiledGraph.trace`: has every process of a graph record what it does for a while, and gathers the records.
+
+Nothing is called in the actors: the driver sets a word of each control page, and reads their memory afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import IO, Any, Self
+
+import anyio
+
+from async_adag.actor.records import (
+    Recorder,
+    copy_records,
+    count_of,
+    give_back,
+    make_room,
+    read_records,
+    records_here,
+    records_in,
+)
+from async_adag.driver.engine import Engine
+from async_adag.graph.plan import DRIVER
+from async_adag.observe.timeline import Log, Timeline, write_timeline
+
+Target = str | os.PathLike[str] | IO[str]
+
+
+class Trace:
+    """A timeline of what a graph does while a ``with`` block, or an ``async with`` block, runs.
+
+    Made by `CompiledGraph.trace`. The figures are there once the block is left.
+    """
+
+    def __init__(self, engine: Engine, file: Target | None) -> None:
+        self._engine = engine
+        self._file = file
+        self._opened: IO[str] | None = None  # ours to close
+        self._own: memoryview | None = None  # this process's records, while they are written
+        self._firsts: list[int] = []  # by actor: the number of the first record
+        self._began = 0
+        self._ended = 0
+        self._admitted = 0
+        self._copies: dict[
+            int, tuple[memoryview, int, int]
+        ] = {}  # by process: records, how many, the first of ours
+        self._timeline: Timeline | None = None
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """The trace events, as in the file.
+
+        Raises:
+            RuntimeError: the block has not been left.
+        """
+        return self._result().events()
+
+    @property
+    def lost(self) -> dict[str, int]:
+        """By the names of processes, how many records they have lost, as later ones have taken their places.
+
+        Raises:
+            RuntimeError: the block has not been left.
+        """
+        return self._result().lost()
+
+    def export_spans(self, name: str = "graph", tracer_provider: Any = None) -> None:
+        """Send the executions that ended meanwhile to OpenTelemetry: a span for each, in it one for each node.
+
+        Args:
+            name: of the spans of executions, whose parent is the span that is current now.
+            tracer_provider: by default OpenTelemetry's global one.
+
+        Raises:
+            RuntimeError: the block has not been left.
+            ImportError: OpenTelemetry is not installed; says what to do.
+        """
+        from async_adag.driver.spans import export_spans
+
+        export_spans(self._result(), name, tracer_provider)
+
+    def _result(self) -> Timeline:
+        if not self._copies and self._timeline is None:
+            raise RuntimeError("the trace is still being recorded: leave the `with` block first")
+        if self._timeline is None:
+            logs = {
+                process: Log(*read_records(copy, first, written))
+                for process, (copy, written, first) in self._copies.items()
+            }
+            self._timeline = Timeline(self._engine.plan, logs, self._began, self._ended, self._admitted)
+            self._copies = {}
+        return self._timeline
+
+    def __enter__(self) -> Self:
+        engine = self._engine
+        self._check()
+        if self._file is not None and not hasattr(self._file, "write"):
+            self._opened = open(self._file, "w", encoding="utf-8")  # where it cannot be, say so now
+        try:
+            with engine.lock:
+                self._check()
+                self._start()
+                engine.tracing = self
+        except BaseException:
+            self._close_file()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._stop():
+            self._write()
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._stop():
+            await anyio.to_thread.run_sync(self._write)  # it may be many megabytes
+
+    def _check(self) -> None:
+        self._engine.check_open()
+        if self._began:
+            raise RuntimeError("this trace was recorded already: make a new one with compiled.trace()")
+        if self._engine.tracing is not None:
+            raise RuntimeError("this graph is being traced already: one trace at a time")
+
+    def _start(self) -> None:
+        deployment = self._engine.deployment
+        for control in deployment.controls:
+            make_room(control.records)
+        self._firsts = [count_of(records_in(control.records)) for control in deployment.controls]
+        self._began = time.monotonic_ns()
+        self._own = records_here()
+        self._engine.record(Recorder(self._own))
+        self._ask(True)
+
+    def _ask(self, traced: bool) -> None:
+        deployment = self._engine.deployment
+        for control, bell in zip(deployment.controls, deployment.bells, strict=True):
+            control.set_traced(traced)
+            if bell.fd >= 0:
+                bell.ring()  # whoever sleeps wakes, and does it
+
+    def _stop(self) -> bool:
+        """Stop recording and gather; False in a forked child, whose parent does it."""
+        engine = self._engine
+        if engine.is_forked():
+            return False
+        self._ended = time.monotonic_ns()
+        with engine.lock:
+            self._ask(False)
+            engine.record(None)
+            engine.tracing = None
+        # Copied now, and read by whoever wants them: that takes longer than an event loop should stand still.
+        assert self._own is not None
+        self._copies = {DRIVER: (*copy_records(self._own), 0)}
+        self._own = None
+        for number, control in enumerate(engine.deployment.controls):
+            self._copies[number] = (*copy_records(records_in(control.records)), self._firsts[number])
+            give_back(control.records)
+        self._admitted = engine.ledger.admitted
+        return True
+
+    def _write(self) -> None:
+        try:
+            target = self._opened if self._opened is not None else self._file
+            if target is not None:
+                assert not isinstance(target, str | os.PathLike)
+                write_timeline(self._result(), target)
+        finally:
+            self._close_file()
+
+    def _close_file(self) -> None:
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
