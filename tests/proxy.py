@@ -24,6 +24,7 @@ class Way:
         piece: bytes that are passed on at once.
         delay: seconds before each piece.
         permits: where given, each piece needs one of these.
+        hushed: as silent from now on, whatever has passed.
         passed: bytes that were passed on.
     """
 
@@ -36,6 +37,7 @@ class Way:
     piece: int = 1 << 16
     delay: float = 0.0
     permits: threading.Semaphore | None = None
+    hushed: bool = False
     passed: int = 0
     speak: threading.Event = field(default_factory=threading.Event)
 
@@ -75,6 +77,8 @@ class Proxy:
                 if way.permits is not None:
                     way.permits.acquire()
                 data = source.recv(min([way.piece, *(stop for stop in stops if stop > 0)]))
+                if way.hushed:
+                    way.speak.wait()
                 if self._closing or not data:
                     break
                 if way.delay:
