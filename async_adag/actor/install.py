@@ -21,6 +21,7 @@ from async_adag.actor.turn import Turn
 from async_adag.actor.wiring import Endpoints, Wiring, connect_ends
 from async_adag.channels.limits import EXHAUSTED, explain
 from async_adag.channels.memory import is_sealed
+from async_adag.channels.pollers import Board, Poller, board_size, make_poller
 from async_adag.channels.processes import peer_pidfd
 from async_adag.channels.rendezvous import (
     Address,
@@ -45,11 +46,12 @@ class Share:
 
     Attributes:
         plan: what it does.
-        wiring: which descriptors it is handed, after that of its control page.
+        wiring: which descriptors it is handed, after those of its control page and of the board.
         channels: all channels of the graph.
         specs: the rings, by channel.
         limit: executions that may be in flight, and that an async actor may interleave.
-        spin_ns: how long a wait spins before it parks.
+        processes: of the graph, the driver among them.
+        poll_ns: how long a wait polls before it parks, in nanoseconds; None where that is to be learned.
         links: of channels between two GPUs, by channel, to each reader; of a reader, the one to it.
         overlap: whether tensors travel from GPU to GPU while methods compute.
     """
@@ -59,7 +61,8 @@ class Share:
     channels: tuple[Channel, ...]
     specs: dict[int, RingSpec]
     limit: int
-    spin_ns: int
+    processes: int
+    poll_ns: int | None
     links: dict[int, tuple[Any, ...]] = field(default_factory=dict)
     overlap: bool = True
 
@@ -89,7 +92,7 @@ def install(
     check_version(version)
     told: Share = pickle.loads(share)
     try:
-        connection, fds = meet(address, number, 1 + told.wiring.count(), timeout)
+        connection, fds = meet(address, number, 2 + told.wiring.count(), timeout)
         _join(instance, told, connection, fds)
     except HungUp as error:
         return str(error)  # no exception: nobody is there to take it, and Ray would log it
@@ -106,14 +109,17 @@ def _join(instance: object, told: Share, connection: socket.socket, fds: list[in
             connection.setblocking(False)
             pidfd = _driver_pidfd(connection)
             control = _control(fds[0], told.plan)
+            board = _board(fds[1], told)
         except BaseException:
             for fd in fds:
                 os.close(fd)
             raise
         os.close(fds[0])
-        ends = connect_ends(told.wiring, fds[1:], told.channels, told.specs, {})
+        os.close(fds[1])
+        ends = connect_ends(told.wiring, fds[2:], told.channels, told.specs, {})
         goodbye = _Goodbye(connection, pidfd)
-        _start_loop(instance, told, ends, control, [pidfd, connection.fileno()], goodbye)
+        poller = make_poller(told.poll_ns, board, control.is_alone, may_move=True)
+        _start_loop(instance, told, ends, control, poller, [pidfd, connection.fileno()], goodbye)
     except BaseException:
         connection.close()
         if pidfd >= 0:
@@ -135,6 +141,13 @@ def _control(fd: int, plan: ActorPlan) -> Control:
     if not is_sealed(fd) or os.fstat(fd).st_size < control_size(plan):
         raise RendezvousError("a descriptor that should be a control page is not")
     return Control(fd, plan)
+
+
+def _board(fd: int, told: Share) -> Board:
+    """The board behind ``fd``."""
+    if not is_sealed(fd) or os.fstat(fd).st_size < board_size(told.processes):
+        raise RendezvousError("a descriptor that should be a board is not")
+    return Board(fd, told.processes, told.plan.actor + 1)
 
 
 def check_version(version: str) -> None:
@@ -166,7 +179,8 @@ def install_here(
         The event loop on which the nodes run; None if they run in a thread.
     """
     try:
-        return _start_loop(instance, share, ends, control, [connection.fileno()], _Goodbye(connection))
+        # It would poll for what other threads of this very process do.
+        return _start_loop(instance, share, ends, control, None, [connection.fileno()], _Goodbye(connection))
     except BaseException:
         connection.close()
         raise
@@ -177,6 +191,7 @@ def _start_loop(
     share: Share,
     ends: Endpoints,
     control: Control,
+    poller: Poller | None,
     sentinels: list[int],
     on_end: Callable[[str], None],
 ) -> asyncio.AbstractEventLoop | None:
@@ -213,7 +228,7 @@ def _start_loop(
         running: ThreadLoop | AsyncLoop
         if loop is None:
             running = ThreadLoop(
-                instance, share.plan, ends, movers, control, sentinels, share.spin_ns, _turn, end_actor, end
+                instance, share.plan, ends, movers, control, sentinels, poller, _turn, end_actor, end
             )
         else:
             running = AsyncLoop(instance, share.plan, ends, control, sentinels, share.limit, loop, end_actor, end)

@@ -34,6 +34,7 @@ from async_adag.channels.doorbell import Doorbell
 from async_adag.channels.gauge import DirectGauge, Gauge, RingGauge
 from async_adag.channels.limits import EXHAUSTED, explain
 from async_adag.channels.memory import create_file
+from async_adag.channels.pollers import Board, create_board
 from async_adag.channels.processes import has_ended, peer_pidfd
 from async_adag.channels.rendezvous import Listener, receive_text, send_fds
 from async_adag.channels.ring import RingSpec, create_ring
@@ -63,6 +64,8 @@ class Deployment:
         movers: by channel, what carries its tensors, in words.
         own_loop: the event loop on which nodes of the driver's own actor run, if there is one.
         gpu_results: the `gpu_results.GpuResults`, if results stay on the driver's GPU.
+        board: who of the graph's processes polls; None where the driver is not to, as one of its own threads
+            runs nodes.
     """
 
     ends: Endpoints
@@ -74,6 +77,7 @@ class Deployment:
     movers: dict[int, str]
     own_loop: asyncio.AbstractEventLoop | None
     gpu_results: Any = None
+    board: Board | None = None
 
     def transport(self, channel: int) -> Transport:
         """What moves a channel's frames."""
@@ -182,18 +186,21 @@ class _Made:
     rings: dict[int, int] = field(default_factory=dict)  # by channel
     controls: list[int] = field(default_factory=list)  # by actor
     pages: dict[int, int] = field(default_factory=dict)  # by channel
+    board: int = -1
 
     def for_actor(self, wiring: Wiring) -> list[int]:
         return [
             self.controls[wiring.process],
+            self.board,
             *(self.bells[process] for process in wiring.doorbells),
             *(self.rings[channel] for channel in wiring.channels),
             *(self.pages[channel] for channel in wiring.pages),
         ]
 
     def close(self) -> None:
-        for fd in (*self.bells.values(), *self.rings.values(), *self.controls, *self.pages.values()):
-            os.close(fd)
+        for fd in (*self.bells.values(), *self.rings.values(), *self.controls, *self.pages.values(), self.board):
+            if fd >= 0:
+                os.close(fd)
 
 
 class _Meeting:
@@ -272,10 +279,14 @@ class _Meeting:
             self._plan.channels,
             self._specs,
             self._options.max_inflight,
-            self._options.spin_ns,
+            self._processes(),
+            self._options.poll_ns,
             self._share_of_links(actor),
             self._options.overlap,
         )
+
+    def _processes(self) -> int:
+        return 1 + len(self._plan.actors)
 
     def _share_of_links(self, actor: ActorPlan) -> dict[int, tuple[Any, ...]]:
         """The links of an actor: of a channel that it writes, all; of one that it reads, its own."""
@@ -336,6 +347,7 @@ class _Meeting:
                 bell = {actor.actor: bells[actor.actor] for actor in self._plan.actors} | {DRIVER: ends.doorbell}
                 direct.doorbells = [bell[reader] for reader in channel.readers]
                 direct.writer_doorbell = bell[channel.writer]
+            board = None if self._own is not None else Board(made.board, self._processes(), DRIVER + 1)
             own_loop = self._install_here(own_fds, supervision)
             gpu_results = self._gpu_results(ends)
             undo.pop_all()
@@ -349,7 +361,7 @@ class _Meeting:
         }
         movers |= {channel.number: GPU_EDGES[channel.gpu] for channel in self._plan.channels if channel.gpu}
         return Deployment(
-            ends, self._controls, bells, supervision, self._specs, gauges, movers, own_loop, gpu_results
+            ends, self._controls, bells, supervision, self._specs, gauges, movers, own_loop, gpu_results, board
         )
 
     def _gpu_results(self, ends: Endpoints) -> Any:
@@ -545,6 +557,7 @@ def _make(made: _Made, plan: Plan, specs: dict[int, RingSpec]) -> None:
         made.bells[process] = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     for actor in plan.actors:
         made.controls.append(create_file("async-adag-control", control_size(actor)))
+    made.board = create_board(1 + len(plan.actors))
     for number, spec in specs.items():
         made.rings[number] = create_ring(spec)
     for channel in plan.channels:

@@ -14,6 +14,7 @@ def stats_of(engine: Engine) -> Stats:
     engine.check_process()
     with engine.lock:
         parked, spun = engine.blocking.waits()
+        spun += engine.attention.spun
         return take_stats(
             engine.plan,
             engine.deployment.controls,
