@@ -1,6 +1,9 @@
-"""The project's sessions: ``nox -s quickstart``, ``tests``, ``torch``, ``gpu``, ``lint``, ``types``, ``bench``.
+"""The project's sessions.
 
-And those of minutes: ``nox -s soak``, ``chaos``.
+``nox -s quickstart``, ``examples``, ``tests``, ``hosts``, ``torch``, ``jax``, ``gpu``, ``lint``, ``types``, ``docs``,
+``bench``.
+
+And those of minutes: ``nox -s versions``, ``soak``, ``chaos``.
 
 ``nox -s gpu`` checks the GPU side on one GPU, by CUDA 12; ``ASYNC_ADAG_CUDA=13 nox -s gpu`` by CUDA 13. Where all
 that it needs is there already, ``python -m pytest tests/gpu`` does the same.
@@ -24,6 +27,12 @@ ENVIRONMENT = {
     "PYTHONWARNINGS": "default",
 }
 
+# Two processes, each with a Ray of its own, as tests of real actors wait for much of their time. A file goes to
+# one of them as a whole: its tests share actors. The order is that of names, so that the small files of tests/unit
+# come last, and both processes are done at about the same time.
+SIDE_BY_SIDE = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
+QUICK = ["adapter", "arguments", "async_actors", "errors", "graph_shapes", "map", "object_refs"]
+
 
 @nox.session
 def quickstart(session: nox.Session) -> None:
@@ -33,17 +42,69 @@ def quickstart(session: nox.Session) -> None:
 
 
 @nox.session
+def examples(session: nox.Session) -> None:
+    """Every example, with small arguments; ``nox -s examples -- web_service --seconds 60`` for one."""
+    session.install("-e", ".[examples]")
+    # Warnings stay at Python's default: what other people's packages warn about is no matter of an example.
+    env = ENVIRONMENT | {"PYTHONWARNINGS": ""}
+    runs = {
+        "quickstart": [],
+        "web_service": ["--seconds", "3"],
+        "stream_documents": ["--documents", "200"],
+        "llm_service": ["--training", "150", "--requests", "24"],
+        "moving_over": ["--times", "1"],
+        "tensor_parallel": [],
+        "gpu_pipeline": [],
+    }
+    wanted, arguments = session.posargs[:1], session.posargs[1:]
+    for name, small in runs.items():
+        if not wanted or wanted == [name]:
+            session.run("python", f"examples/{name}.py", *(arguments or small), env=env)
+    if not wanted or wanted == ["testing"]:
+        session.run("python", "-m", "pytest", "examples/testing", *arguments, env=env)
+    if wanted and wanted[0] not in (*runs, "testing"):
+        session.error(f"there is no example {wanted[0]!r}: {', '.join([*runs, 'testing'])}")
+
+
+@nox.session
 def tests(session: nox.Session) -> None:
-    """All tests, those that await on both asyncio and uvloop."""
+    """All tests, those that await on both asyncio and uvloop; ``nox -s tests -- -n 0`` for one process."""
     session.install("-e", ".[test]")
-    session.run("python", "-m", "pytest", *session.posargs, env=ENVIRONMENT)
+    session.run("python", "-m", "pytest", *SIDE_BY_SIDE, *session.posargs, env=ENVIRONMENT)
+
+
+@nox.session
+def hosts(session: nox.Session) -> None:
+    """The tests of real actors again, spread over two Ray nodes on this machine, each as a host of its own."""
+    session.install("-e", ".[test]")
+    parts = session.posargs or ["tests/integration", "tests/hosts"]
+    session.run("python", "-m", "pytest", "--hosts", "2", *parts, env=ENVIRONMENT)
+
+
+@nox.session(python=["3.11", "3.12", "3.13"])
+@nox.parametrize("ray", ["2.50", "2.60"])
+def versions(session: nox.Session, ray: str) -> None:
+    """A quick part of the tests, on each supported Python that is here, with the oldest and the newest Ray."""
+    session.install("-e", ".[test]", f"ray=={ray}.*")
+    parts = session.posargs or ["tests/unit", *(f"tests/integration/test_{name}.py" for name in QUICK)]
+    # Ray 2.50 leaves files and processes of its own to the garbage collector, which warns of them.
+    lenient = ["-W", "ignore::ResourceWarning"] if ray == "2.50" else []
+    session.run("python", "-m", "pytest", *lenient, *parts, env=ENVIRONMENT)
 
 
 @nox.session
 def torch(session: nox.Session) -> None:
     """The tests that need torch, and its own collective nodes in Ray; downloads gigabytes."""
     session.install("-e", ".[test]", "torch")
-    session.run("python", "-m", "pytest", "tests/integration/test_torch.py", *session.posargs, env=ENVIRONMENT)
+    files = ["tests/integration/test_torch.py", "tests/unit/test_strides.py"]
+    session.run("python", "-m", "pytest", *files, *session.posargs, env=ENVIRONMENT)
+
+
+@nox.session
+def jax(session: nox.Session) -> None:
+    """The tests that need jax, on the CPU."""
+    session.install("-e", ".[test]", "jax")
+    session.run("python", "-m", "pytest", "tests/unit/test_jax.py", *session.posargs, env=ENVIRONMENT)
 
 
 @nox.session
@@ -68,15 +129,24 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Mypy, strict."""
-    session.install("-e", ".", "mypy>=1.11", "numpy", "nox")
+    """Mypy, strict; and whether all that is public has a type of its own, which pyright knows."""
+    session.install("-e", ".", "mypy>=1.11", "numpy", "nox", "pyright[nodejs]>=1.1.400")
     session.run("mypy")
+    session.run("python", "-m", "tests.public_types")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The site, into build/site; a link that leads nowhere, or any other warning, is an error."""
+    session.install("-e", ".[docs]")
+    strict = ["-W", "-n", "--keep-going"]
+    session.run("sphinx-build", *strict, "docs", "build/site", *session.posargs, env=ENVIRONMENT)
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Ray's compiled graph and async_adag in one run; ``nox -s bench -- --help`` for its options."""
-    session.install("-e", ".[uvloop]", "numpy")
+    """Ray's compiled graph and async_adag in one run, its record and its plots; ``nox -s bench -- --help``."""
+    session.install("-e", ".[uvloop]", "numpy", "matplotlib", "pyzmq")
     session.run("python", "-m", "benchmarks", *session.posargs, env=ENVIRONMENT)
 
 

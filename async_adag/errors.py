@@ -6,6 +6,8 @@ written for Ray's compiled graph keeps its ``except`` clauses.
 
 from __future__ import annotations
 
+from typing import Any
+
 from ray.exceptions import (
     ActorDiedError,
     RayCgraphCapacityExceeded,
@@ -35,7 +37,7 @@ class AdagError(Exception):
 
     def __init__(self, *args: object) -> None:
         # Not through the bases: Ray's take other arguments, and OSError keeps none when its __init__ is replaced.
-        self.args = args
+        self.args: tuple[Any, ...] = args
 
     def __str__(self) -> str:
         # Ray's classes format themselves from private fields; here the message is simply the argument.
@@ -51,7 +53,7 @@ class CompileActorDied(GraphError, ActorDiedError):
 
     def __init__(self, message: str) -> None:
         ActorDiedError.__init__(self)
-        self.args = (message,)
+        self.args: tuple[Any, ...] = (message,)
 
 
 class CapacityExceeded(AdagError, TimeoutError, RayCgraphCapacityExceeded):
@@ -91,7 +93,7 @@ class ActorDied(GraphBroken, ActorDiedError):
 
     def __init__(self, message: str) -> None:
         ActorDiedError.__init__(self)
-        self.args = (message,)
+        self.args: tuple[Any, ...] = (message,)
 
 
 class GpuUnavailable(AdagError, RuntimeError):

@@ -24,6 +24,9 @@ class Options:
             process learn where that pays, while there is a core for it.
         device: "auto", or "cpu" to run GPU edges over the CPU communicator.
         overlap: whether GPU communication may overlap with compute.
+        heartbeat_timeout: how long another host may be silent, with an edge to it, before it is given up.
+        tcp_ports: the first and the last port on which processes listen for edges from other hosts, while a graph
+            is compiled (None: any that is free).
     """
 
     max_inflight: int = 32
@@ -34,6 +37,8 @@ class Options:
     busy_poll: float | Literal["auto"] = "auto"
     device: Literal["auto", "cpu"] = "auto"
     overlap: bool = True
+    heartbeat_timeout: float = 5.0
+    tcp_ports: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         _integer("max_inflight", self.max_inflight, 1, MAX_INFLIGHT_LIMIT)
@@ -47,6 +52,8 @@ class Options:
             raise ValueError(f'device must be "auto" or "cpu", not {self.device!r}')
         if not isinstance(self.overlap, bool):
             raise ValueError(f"overlap must be True or False, not {self.overlap!r}")
+        _seconds("heartbeat_timeout", self.heartbeat_timeout, positive=True)
+        _ports("tcp_ports", self.tcp_ports)
 
     @property
     def poll_ns(self) -> int | None:
@@ -83,6 +90,19 @@ def _seconds(
         low = "more than 0" if positive else "at least 0"
         also = f", or None to {none}" if none else f", or {other}" if other else ""
         raise ValueError(f"{name} must be a number of seconds, {low}{also}; not {value!r}")
+
+
+def _ports(name: str, value: object) -> None:
+    if value is None:
+        return
+    if isinstance(value, tuple) and len(value) == 2:
+        low, high = value
+        if type(low) is int and type(high) is int and 1 <= low <= high <= 65_535:
+            return
+    raise ValueError(
+        f"{name} must be the first and the last port of a range, such as (20000, 20099), or None for any; "
+        f"not {value!r}"
+    )
 
 
 def check_timeout(value: float | None) -> None:

@@ -20,7 +20,8 @@ from ray.exceptions import RayError
 
 from benchmarks.backends import MAX_INFLIGHT, AdagBackend, Backend
 from benchmarks.floor import Floor
-from benchmarks.workloads import Figures, Row, Site
+from benchmarks.rows import Figures, Row
+from benchmarks.site import Site
 
 DEATHS = 5
 MEGABYTE = 1 << 20
@@ -61,12 +62,14 @@ class Deaths:
 
     def measure(self, backend: Backend, site: Site) -> Figures:
         if not isinstance(backend, AdagBackend):
-            return {}  # Ray's compiled graph (2.60) lets its callers wait: half a minute was not enough
+            return Figures()  # Ray's compiled graph (2.60) lets its callers wait: half a minute was not enough
         awaited, blocking = self.rows
-        return {
-            awaited: median(self._one(backend, site, asynchronous=True) for _ in range(DEATHS)),
-            blocking: median(self._one(backend, site, asynchronous=False) for _ in range(DEATHS)),
-        }
+        return Figures(
+            {
+                awaited: median(self._one(backend, site, asynchronous=True) for _ in range(DEATHS)),
+                blocking: median(self._one(backend, site, asynchronous=False) for _ in range(DEATHS)),
+            }
+        )
 
     def _one(self, backend: Backend, site: Site, *, asynchronous: bool) -> float:
         victim = Victim.remote(self.megabytes)
@@ -103,7 +106,7 @@ class Deaths:
 
     def floor(self, floor: Floor, site: Site) -> Figures:  # noqa: ARG002 - nothing here is compiled
         """A child that holds as much is killed, and its pidfd is waited for."""
-        return dict.fromkeys(self.rows, median(_end_of_child(self.megabytes) for _ in range(DEATHS)))
+        return Figures(dict.fromkeys(self.rows, median(_end_of_child(self.megabytes) for _ in range(DEATHS))))
 
 
 def _end_of_child(megabytes: int) -> float:

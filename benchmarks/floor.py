@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.graphs import Stages
+from benchmarks.graphs import Readers, Stages
 
 SOURCE = Path(__file__).with_name("pingpong.c")
 
@@ -26,14 +26,15 @@ class Floor:
 
     program: Path
 
-    def round_trip(
-        self, shape: Stages, seconds: float, *, payload: int = 0, cpus: tuple[int, int] = (-1, -1)
-    ) -> tuple[float, float]:
-        """The 50th and 99th percentile, in seconds, of a round trip through a graph of this shape.
+    def round_trips(
+        self, shape: Stages | Readers, seconds: float, *, payload: int = 0, cpus: tuple[int, int] = (-1, -1)
+    ) -> list[float]:
+        """Times, in seconds, of round trips through a graph of this shape, one after the other.
 
-        Every hop copies `payload` bytes. `cpus` are those of the driver and of the stages; -1 pins nothing.
+        Every hop copies `payload` bytes; readers answer without. `cpus` are those of the driver and of the stages;
+        -1 pins nothing.
         """
-        kind = "fan" if shape.fan_out else "chain"
+        kind = "cast" if isinstance(shape, Readers) else "fan" if shape.fan_out else "chain"
         arguments = [kind, shape.stages, payload, seconds, *cpus]
         run = subprocess.run(
             [self.program, *map(str, arguments)],
@@ -42,8 +43,7 @@ class Floor:
             check=True,
             timeout=60 + 10 * seconds,
         )
-        p50, p99 = map(int, run.stdout.split())
-        return p50 / 1e9, p99 / 1e9
+        return [int(time) / 1e9 for time in run.stdout.split()]
 
 
 @contextmanager

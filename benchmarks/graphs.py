@@ -84,10 +84,26 @@ class Allreduce:
             return MultiOutputNode([actor.length.bind(total) for actor, total in zip(actors, sums, strict=False)])
 
 
-ONE = Stages("1 actor", 1)
-CHAIN = Stages("chain of 3", 3)
+@dataclass(frozen=True)
+class Readers:
+    """`stages` actors get the same array, and each returns its length."""
+
+    stages: int
+
+    def build(self, actors: list[Any]) -> Any:
+        """A new DAG over the first of `actors`."""
+        with InputNode() as array:
+            return MultiOutputNode([actor.length.bind(array) for actor in actors[: self.stages]])
+
+
+def chain(actors: int) -> Stages:
+    """A chain of so many actors."""
+    return Stages("1 actor" if actors == 1 else f"chain of {actors}", actors)
+
+
+ONE = chain(1)
+CHAIN = chain(3)
 FAN_OUT = Stages("fan-out of 3", 3, fan_out=True)
-LONG = Stages("8 actors", 8)
 ALLREDUCE = Allreduce(2)
 
 

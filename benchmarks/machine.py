@@ -7,7 +7,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-PACKAGES = ("ray", "async-adag", "uvloop", "numpy")
+PACKAGES = ("ray", "async-adag", "uvloop", "numpy", "pyzmq")
 
 
 def describe() -> dict[str, str]:

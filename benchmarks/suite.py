@@ -1,31 +1,40 @@
-"""Rounds over workloads: in each round every backend, and the floor, has its turn at every workload."""
+"""Rounds over workloads: in each round every backend, the floor and a rival have their turns at every workload."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from statistics import median
 
 from benchmarks.backends import Backend
 from benchmarks.floor import Floor
-from benchmarks.workloads import Figures, Floored, Row, Site, Sliced, Workload
+from benchmarks.histogram import Histogram
+from benchmarks.rows import Figures, Row
+from benchmarks.site import Site
+from benchmarks.workloads import Floored, Rivalled, Sliced, Workload
 
 FLOOR = "floor"
+OURS = "async_adag"
 
 
 @dataclass
 class Results:
-    """Every figure of every round, by row and by who it is of (a backend's name, or FLOOR)."""
+    """Every figure of every round, by row and by who it is of (a backend's name, FLOOR, or a rival's name)."""
 
     rows: list[Row]
     figures: dict[tuple[Row, str], list[float]] = field(default_factory=dict)
+    histograms: dict[tuple[Row, str], Histogram] = field(default_factory=dict)
+    """Of all rounds together, where there are any."""
     failures: Counter[str] = field(default_factory=Counter)
     """What could not be measured, and how often."""
 
     def add(self, who: str, figures: Figures) -> None:
-        for row, figure in figures.items():
+        for row, figure in figures.values.items():
             self.figures.setdefault((row, who), []).append(figure)
+        for row, histogram in figures.histograms.items():
+            self.histograms[row, who] = self.histograms.get((row, who), Histogram({})) + histogram
 
     def median(self, row: Row, who: str) -> float | None:
         """The median over the rounds; None where this was not measured."""
@@ -40,39 +49,48 @@ class Results:
         return above / below if below else float("inf")
 
     def gain(self, row: Row) -> float | None:
-        """How many times better async_adag is than Ray: above 1, it is ahead."""
+        """How many times better async_adag is than the row's rival: above 1, it is ahead."""
         if row.unit == "/s":
-            return self.ratio(row, "async_adag", "ray")
-        return self.ratio(row, "ray", "async_adag")
+            return self.ratio(row, OURS, row.rival)
+        return self.ratio(row, row.rival, OURS)
 
 
 def run(
+    results: Results,
     workloads: Sequence[Workload],
     backends: Sequence[Backend],
     floor: Floor | None,
     site: Site,
     rounds: int,
     tell: Callable[[str], None],
-) -> Results:
+) -> None:
     """Measures everything `rounds` times, one graph alive at a time. `tell` hears what is under way.
 
     Where a workload asks for it, the turns within a round are short, and many.
     """
-    results = Results([row for workload in workloads for row in workload.rows])
-    turns: list[Backend | Floor] = [*backends, *([floor] if floor else [])]
     for number in range(rounds):
         for workload in workloads:
             tell(f"round {number + 1} of {rounds}: {workload.name}")
+            turns = _turns(workload, backends, floor)
+            turns = [*turns[number % len(turns) :], *turns[: number % len(turns)]]  # nobody is always first
             slices = workload.slices if isinstance(workload, Sliced) else 1
-            here = replace(site, seconds=site.seconds / slices)
-            for turn in [*turns] * slices:
+            here = site.briefly(1 / slices)
+            for who, turn in [*turns] * slices:
                 try:
-                    if not isinstance(turn, Floor):
-                        results.add(turn.name, workload.measure(turn, here))
-                    elif isinstance(workload, Floored):
-                        results.add(FLOOR, workload.floor(turn, here))
+                    results.add(who, turn(here))
                 except Exception as error:  # told at the end; the other figures are still good
-                    who = FLOOR if isinstance(turn, Floor) else turn.name
                     results.failures[f"{who}: {workload.name}: {type(error).__name__}: {error}"] += 1
-        turns = [*turns[1:], turns[0]]  # nobody is always first, or always after the same one
-    return results
+
+
+def _turns(
+    workload: Workload, backends: Sequence[Backend], floor: Floor | None
+) -> list[tuple[str, Callable[[Site], Figures]]]:
+    """Who is measured, and how."""
+    turns: list[tuple[str, Callable[[Site], Figures]]] = [
+        (backend.name, partial(workload.measure, backend)) for backend in backends
+    ]
+    if isinstance(workload, Rivalled):
+        turns.append((workload.rival, workload.measure_rival))
+    if floor is not None and isinstance(workload, Floored):
+        turns.append((FLOOR, partial(workload.floor, floor)))
+    return turns

@@ -1,21 +1,21 @@
-"""Figures as text and as JSON."""
+"""Figures as text."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-from benchmarks.suite import FLOOR, Results
-from benchmarks.workloads import Row
+from benchmarks.rows import RAY, Row
+from benchmarks.suite import FLOOR, OURS, Results
 
-WIDTHS = (28, 13, 13, 11, 13, 11)
+WIDTHS = (30, 13, 13, 10, 13, 11)
 HEADINGS = ("", "Ray", "async_adag", "gain", "floor", "over floor")
 NOTES = """\
-Medians over the rounds. gain: how many times better async_adag is than Ray. floor: the same shape of C
-processes that park in read() of an eventfd, and copy the array once per hop (pingpong.c). over floor:
-async_adag's time divided by that. Left alone, the kernel may put both ends on one core, where waking is
-cheap, or on two, where it is not; the pinned rows compare like with like, in ten short turns a round, since
-what a wake-up costs changes from second to second."""
+Medians over the rounds. gain: how many times better async_adag is than Ray, or than the tool that the section
+names, whose figure then stands in Ray's place. floor: the same shape of C processes that park in read()
+of an eventfd, and copy the array once per hop (pingpong.c). over floor: async_adag's time divided by
+that. Left alone, the kernel may put both ends on one core, where waking is cheap, or on two, where it is
+not; the pinned rows compare like with like, in ten short turns a round, since what a wake-up costs
+changes from second to second."""
 NOT_MEASURED = "-"
 
 
@@ -29,29 +29,10 @@ def table(results: Results) -> str:
     """The figures, section by section, fit for a terminal of 100 columns."""
     lines = [_line(HEADINGS)]
     for section, rows in _sections(results.rows).items():
-        lines += ["", section]
+        rival = rows[0].rival
+        lines += ["", section if rival == RAY else f"{section} (in the first column)"]
         lines += [_line(_cells(results, row)) for row in rows]
     return "\n".join(lines)
-
-
-def as_json(results: Results, facts: Mapping[str, str]) -> dict[str, Any]:
-    """All figures of all rounds, with their medians and ratios."""
-    return {
-        "run": dict(facts),
-        "rows": [
-            {
-                "section": row.section,
-                "label": row.label,
-                "unit": row.unit,
-                "gain": results.gain(row),
-                "over_floor": results.ratio(row, "async_adag", FLOOR),
-                "medians": {who: results.median(row, who) for who in ("ray", "async_adag", FLOOR)},
-                "rounds": {who: results.figures.get((row, who), []) for who in ("ray", "async_adag", FLOOR)},
-            }
-            for row in results.rows
-        ],
-        "failures": results.failures,
-    }
 
 
 def figure(value: float | None, unit: str) -> str:
@@ -87,11 +68,11 @@ def _sections(rows: list[Row]) -> dict[str, list[Row]]:
 def _cells(results: Results, row: Row) -> tuple[str, ...]:
     return (
         f"  {row.label}",
-        figure(results.median(row, "ray"), row.unit),
-        figure(results.median(row, "async_adag"), row.unit),
+        figure(results.median(row, row.rival), row.unit),
+        figure(results.median(row, OURS), row.unit),
         times(results.gain(row)),
         figure(results.median(row, FLOOR), row.unit),
-        times(results.ratio(row, "async_adag", FLOOR)),
+        times(results.ratio(row, OURS, FLOOR)),
     )
 
 

@@ -7,17 +7,20 @@ import functools
 import gc
 import inspect
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 import uvloop
+from ray.cluster_utils import Cluster
 from ray.exceptions import RayError
 
 from tests.actors import AsyncWorker, Worker
 from tests.belongings import take_stock
 from tests.gate import Gate
+from tests.nodes import several_nodes, spread
 
 LIMIT = 30  # seconds that a test may await
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
@@ -27,11 +30,26 @@ def pytest_asyncio_loop_factories(config, item):
     return LOOPS
 
 
-def pytest_collection_modifyitems(items):
+def pytest_addoption(parser):
+    parser.addoption(
+        "--hosts", type=int, default=1, help="Ray nodes over which actors are spread, each as a host of its own"
+    )
+
+
+def pytest_collection_modifyitems(config, items):
     """Limits tests that await: the signal of pytest-timeout does not get through to a uvloop that sleeps."""
+    several = config.getoption("--hosts") > 1
     for item in items:
+        if several and (mark := item.get_closest_marker("one_host")) is not None:
+            item.add_marker(pytest.mark.skip(reason=f"on one host only: {mark.kwargs['reason']}"))
         if inspect.iscoroutinefunction(item.obj):
             item.obj = limited(item.obj)
+
+
+def pytest_collection_finish():
+    """What is there by now stays: the collections that tests ask for need not look through it each time."""
+    gc.collect()
+    gc.freeze()
 
 
 def limited(test: Callable[..., Any]) -> Callable[..., Any]:
@@ -44,18 +62,20 @@ def limited(test: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[str]:
-    """A Ray on this machine; the address at which other drivers find it."""
-    ray.init(
-        address="local",
-        num_cpus=2,
-        namespace="tests",
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="error",
-    )
-    yield ray.get_runtime_context().gcs_address
-    ray.shutdown()
+def nodes(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """A Ray on this machine, of which there may be more nodes for a while: see tests/hosts."""
+    hosts = request.config.getoption("--hosts")
+    with several_nodes(hosts, namespace="tests", log_to_driver=False, logging_level="error") as cluster:
+        here = ray.get_runtime_context().get_node_id()
+        places = sorted((node["NodeID"] for node in ray.nodes()), key=lambda node: node == here)
+        with spread(places) if hosts > 1 else nullcontext():
+            yield cluster
+
+
+@pytest.fixture(scope="session")
+def cluster(nodes: Cluster) -> str:
+    """The address at which other drivers find that Ray."""
+    return str(nodes.address)
 
 
 @pytest.fixture(scope="session")

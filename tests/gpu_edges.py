@@ -112,6 +112,7 @@ class SimulatedReceiver(IpcReceiver):
     def __init__(self, device: SimulatedDevice, page: Page, *args: Any, **options: Any) -> None:
         self.page = page
         super().__init__(device, page, *args, **options)
+        self._letting_go.detach()  # by way of the page, it would keep the whole simulation until the end
 
     def _open_part(self, reader, slots):
         return ToldAcks(self._shared, self.page, reader, slots, self._device)

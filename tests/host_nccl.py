@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import ray
 
+from async_adag.gpu.crossing import Operation, contiguous, empty_like
 from async_adag.gpu.interface import DeviceError, Span
 from async_adag.gpu.nccl_group import element_of
 
@@ -134,14 +135,11 @@ class HostCrossing:
         pass
 
     @contextmanager
-    def across(self, value: np.ndarray, result: np.ndarray) -> Iterator[tuple[Span, Span, Any]]:
-        assert result.flags.c_contiguous
-        whole = np.ascontiguousarray(value)
-        yield (
-            Span(whole.ctypes.data, whole.nbytes),
-            Span(result.ctypes.data, result.nbytes),
-            SimpleNamespace(handle=7),
-        )
+    def across(self, value: np.ndarray, shape: tuple[int, ...]) -> Iterator[Operation]:
+        result = empty_like(value, shape)
+        whole = contiguous(value)
+        source, into = Span(whole.ctypes.data, whole.nbytes), Span(result.ctypes.data, result.nbytes)
+        yield Operation(source, into, SimpleNamespace(handle=7), result)
 
     def close(self) -> None:
         self.closed += 1

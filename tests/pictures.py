@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from async_adag.graph.model import Actor, Const, FromInput, FromNode, Graph, Node, Signature
-from async_adag.graph.plan import plan_graph
+from async_adag.graph.planner import plan_graph
 from async_adag.observe.picture import Picture, Transport, make_picture, ring_transport
 from async_adag.observe.visualize import draw
 

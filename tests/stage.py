@@ -12,20 +12,22 @@ import subprocess
 from typing import Any
 
 from async_adag.actor.control import Control, LoopState, control_size
-from async_adag.actor.install import GOODBYE
+from async_adag.actor.joining import GOODBYE
 from async_adag.actor.wiring import Endpoints, connect_ends, ring_spec, wire
 from async_adag.channels.codec import Failure
 from async_adag.channels.doorbell import Doorbell
 from async_adag.channels.failures import encode_failure
+from async_adag.channels.gauge import Gauge, RingGauge
 from async_adag.channels.interface import STOP
 from async_adag.channels.memory import create_file
 from async_adag.channels.rendezvous import send_text
 from async_adag.channels.ring import create_ring
-from async_adag.driver.deploy import Deployment
+from async_adag.driver.deployment import Deployment
 from async_adag.driver.engine import Engine
 from async_adag.driver.graph import CompiledGraph
 from async_adag.driver.supervision import Supervision
-from async_adag.graph.plan import DRIVER, plan_graph
+from async_adag.graph.plan import DRIVER
+from async_adag.graph.planner import plan_graph
 from async_adag.options import Options
 
 
@@ -145,9 +147,10 @@ class Stage:
             self.parts.append(part)
         ends = ends_of(DRIVER)
         rung = [Doorbell(os.dup(bells[actor.actor])) for actor in plan.actors]
+        gauges: dict[int, Gauge] = {number: RingGauge(specs[number], fd) for number, fd in rings.items()}
         for fd in (*bells.values(), *rings.values()):
             os.close(fd)
-        deployment = _Deployment(ends, controls, rung, supervision, specs, {}, {}, None)
+        deployment = _Deployment(plan, ends, controls, rung, supervision, specs, gauges, {}, None)
         deployment.parts = self.parts
         self.engine = Engine(plan, deployment, chosen)
         self.compiled = CompiledGraph(self.engine)

@@ -38,7 +38,7 @@ def addresses(monkeypatch: pytest.MonkeyPatch) -> queue.Queue[Address]:
             super().__init__()
             made.put(self.address)
 
-    monkeypatch.setattr("async_adag.driver.deploy.Listener", Told)
+    monkeypatch.setattr("async_adag.channels.reception.Listener", Told)
     return made
 
 

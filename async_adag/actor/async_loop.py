@@ -7,6 +7,7 @@ there, and their outputs are written in order, whichever ends first.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import inspect
 import time
@@ -17,11 +18,12 @@ from typing import Any
 from async_adag.actor.calls import Call, ChannelFailed, calls_of, first_registers, unpack
 from async_adag.actor.children import Origin, end_child
 from async_adag.actor.control import Control, LoopState
+from async_adag.actor.moved import Movers, move_tensors
 from async_adag.actor.wiring import Endpoints
 from async_adag.channels.codec import Encoded
 from async_adag.channels.interface import STOP, Failure, Reader, Stop, Writer
 from async_adag.graph.plan import ActorPlan
-from async_adag.protocol.frame import FrameError
+from async_adag.protocol.frame import ChannelError, FrameError
 
 
 class AsyncLoop:
@@ -37,6 +39,7 @@ class AsyncLoop:
         instance: object,
         plan: ActorPlan,
         ends: Endpoints,
+        movers: Movers,
         control: Control,
         sentinels: list[int],
         limit: int,
@@ -44,6 +47,9 @@ class AsyncLoop:
         end_actor: Callable[[], None],
         on_end: Callable[[str], None],
     ) -> None:
+        # Readers' alone, which wait for nobody.
+        self._waits_at_end = bool(movers.receivers or movers.placers)
+        move_tensors(movers, ends, lambda _: contextlib.nullcontext())
         self._loop = loop
         self._calls = calls_of(plan, instance, ends.readers, ends.writers)
         self._first = first_registers(plan)
@@ -75,6 +81,8 @@ class AsyncLoop:
         self._loop.add_reader(self._ends.doorbell.fd, self._on_doorbell)
         for fd in self._sentinels:
             self._loop.add_reader(fd, self._finish, "")
+        if self._ends.network is not None:
+            self._loop.add_reader(self._ends.network.fileno(), self._turn)
         self._turn()
 
     def _on_doorbell(self) -> None:
@@ -88,6 +96,8 @@ class AsyncLoop:
                 if self._control.should_end():
                     self._finish("")
                     return
+                if self._ends.network is not None:
+                    self._ends.network.turn()
                 for inbox in self._inboxes.values():
                     inbox.deliver()
                 for outbox in self._outboxes.values():
@@ -98,7 +108,7 @@ class AsyncLoop:
                     return
                 if not self._arm():
                     return
-        except ChannelFailed as error:
+        except ChannelError as error:
             self._finish(str(error))
         except BaseException:
             self._finish(f"a fault in the loop: {traceback.format_exc()}")
@@ -147,7 +157,7 @@ class AsyncLoop:
         if not task.cancelled() and task.exception() is not None:
             error = task.exception()
             assert error is not None
-            if isinstance(error, ChannelFailed):
+            if isinstance(error, ChannelError):
                 self._finish(str(error))
                 return
             self._finish(f"a fault in the loop: {''.join(traceback.format_exception(error))}")
@@ -233,6 +243,8 @@ class AsyncLoop:
         self._over = True
         for fd in (self._ends.doorbell.fd, *self._sentinels):
             self._loop.remove_reader(fd)
+        if self._ends.network is not None:
+            self._loop.remove_reader(self._ends.network.fileno())
         for task in self._running:
             task.cancel()
         self._winding_up = self._loop.create_task(self._wind_up(broken), context=contextvars.Context())
@@ -248,7 +260,10 @@ class AsyncLoop:
         self._inboxes.clear()
         self._outboxes.clear()
         del self._lead
-        self._ends.close()
+        if self._waits_at_end:  # for the device, which is not to hold up the actor's other calls
+            await self._loop.run_in_executor(None, self._ends.close)
+        else:
+            self._ends.close()
         self._on_end(broken)
 
 
@@ -275,6 +290,8 @@ class _Inbox:
             return self.reader.read()
         except FrameError as error:
             raise ChannelFailed(self.edge, self._next - 1, error) from error
+        except ChannelError:
+            raise  # what carries the tensors cannot go on
         except Exception as error:
             return _Unreadable(error)
 

@@ -128,7 +128,21 @@ class Control:
         """Say how many bytes of payload the loop has written."""
         self.words[_BYTES] = count
 
+    def told(self) -> bytes:
+        """All of the page, for a driver on another host."""
+        return bytes(self.words)
+
     # the driver's side
+
+    def hear(self, told: bytes) -> None:
+        """Take over what the page holds at an actor on another host: all but the driver's own words."""
+        heard = memoryview(told).cast("Q")
+        if len(heard) != len(self.words):
+            raise ValueError("a control page of another size")
+        words = self.words
+        for at, word in enumerate(heard):
+            if at not in (_END, _ALONE):
+                words[at] = word
 
     def end(self) -> None:
         """Ask the loop to end after its present method; ring its doorbell too."""

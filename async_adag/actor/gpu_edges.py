@@ -5,9 +5,7 @@ Loaded only by an actor whose share has such an edge.
 
 from __future__ import annotations
 
-import atexit
 import threading
-import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,28 +13,19 @@ from async_adag.actor.gpu_staging import Fetching, Placing
 from async_adag.actor.moved import Movers
 from async_adag.channels.memory import Mapping
 from async_adag.channels.tensors import Header
-from async_adag.gpu.arrays import current_stream, library_of, span_of, wrap
+from async_adag.gpu.arrays import current_stream, expose, library_of, wrap
 from async_adag.gpu.cuda import CudaDevice, find_device
 from async_adag.gpu.interface import DeviceError, Link, Stream
 from async_adag.gpu.ipc import slots_for
 from async_adag.gpu.ipc_receiver import IpcReceiver
 from async_adag.gpu.ipc_sender import IpcSender
 from async_adag.gpu.links import LinkReceiver, LinkSender
-from async_adag.gpu.mappings import Mappings
+from async_adag.gpu.pool import exportable_allocations
 from async_adag.graph.plan import GpuMove
 from async_adag.protocol.frame import ChannelError
 
 _lingering: list[_Outgoing | Incoming] = []
 """Ends that were closed while others still held what came by them; they are closed again later."""
-
-_receivers: weakref.WeakSet[IpcReceiver] = weakref.WeakSet()
-
-
-@atexit.register
-def _give_up() -> None:
-    """Have all streams go on that wait for other processes: the device ends with this one, and waits for them."""
-    for receiver in [*_receivers]:
-        receiver.release()
 
 
 class _Gate:
@@ -48,7 +37,6 @@ class _Gate:
 
     def __init__(self, device: CudaDevice) -> None:
         self.device = device
-        self.mappings = Mappings(device)
         self._threads = threading.local()
 
     def streams(self, packages: set[str]) -> list[Stream]:
@@ -85,7 +73,8 @@ class _Outgoing:
             stream, *others = self._gate.streams({library_of(tensor) for tensor in tensors})
             for other in others:
                 self._gate.join(stream, other)
-            return self._sender.announce([span_of(tensor) for tensor in tensors], tensors, stream)
+            spans, owners = zip(*[expose(tensor, stream.handle) for tensor in tensors], strict=True)
+            return self._sender.announce(spans, owners, stream)
         except DeviceError as error:
             raise _broken(self._edge, error) from error
 
@@ -131,11 +120,10 @@ class Incoming:
         try:
             sizes = [header.nbytes() for header in headers]
             stream, *others = self._gate.streams({header.package for header in headers})
-            arrived = self._receiver.receive(note, sizes, stream)
-            for other in others:
-                self._gate.join(other, stream)
+            arrived = self._receiver.receive(note, sizes, stream, others)
+            ordinal = self._gate.device.ordinal
             return [
-                wrap(memory, header.package, header.dtype, header.shape, self._gate.device.ordinal)
+                wrap(memory, header.package, header.dtype, header.shape, ordinal, header.strides)
                 for memory, header in zip(arrived, headers, strict=True)
             ]
         except Exception as error:
@@ -193,7 +181,6 @@ def make_gpu_movers(
             movers.receivers[number] = Incoming(move.edge, gate, receiver)
             if isinstance(receiver, IpcReceiver):
                 movers.checks.append(receiver.check_writer)
-                _receivers.add(receiver)
 
 
 def _sender(
@@ -202,7 +189,8 @@ def _sender(
     if page is None:
         return LinkSender(gate.device, links, overlap=overlap)
     slots = slots_for(ring, move.readers)
-    return IpcSender(gate.device, page, move.readers, slots, overlap=overlap)
+    pool = exportable_allocations(gate.device)
+    return IpcSender(gate.device, page, move.readers, slots, pool, overlap=overlap)
 
 
 def _receiver(
@@ -212,7 +200,7 @@ def _receiver(
         return LinkReceiver(gate.device, links[0], overlap=overlap, backlog=ring)
     assert move.reader is not None
     slots = slots_for(ring, move.readers)
-    return IpcReceiver(gate.device, page, move.reader, slots, move.readers, gate.mappings)
+    return IpcReceiver(gate.device, page, move.reader, slots, move.readers, gate.device.mappings)
 
 
 def _broken(edge: str, error: Exception) -> ChannelError:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from async_adag.channels.host_tensors import bytes_of
 from async_adag.channels.tensors import Header
-from async_adag.gpu.arrays import library_of, span_of, wrap
+from async_adag.gpu.arrays import expose, library_of, wrap
 from async_adag.gpu.cuda import CudaDevice
 from async_adag.gpu.interface import DeviceError, Stream
 from async_adag.gpu.staging import FromHost, ToHost
@@ -44,7 +44,8 @@ class Fetching:
             stream, *others = self._gate.streams({library_of(tensor) for tensor in tensors})
             for other in others:
                 self._gate.join(stream, other)
-            return self._copies.fetch([span_of(tensor) for tensor in tensors], stream)
+            exposed = [expose(tensor, stream.handle) for tensor in tensors]  # what is behind them has to stay
+            return self._copies.fetch([span for span, _ in exposed], stream)
         except DeviceError as error:
             raise ChannelError(f"the edge from {self._edge}: {error}") from error
 
@@ -79,7 +80,7 @@ class Placing:
             return [
                 header._replace(device=f"cuda:{ordinal}").empty()
                 if header.is_empty()
-                else wrap(next(arrived), "torch", header.dtype, header.shape, ordinal)
+                else wrap(next(arrived), "torch", header.dtype, header.shape, ordinal, header.strides)
                 for header in headers
             ]
         except (DeviceError, ValueError) as error:

@@ -3,80 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import pickle
-import socket
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+import time
 
 from async_adag._version import __version__
 from async_adag.actor.async_loop import AsyncLoop
 from async_adag.actor.communicators import Communicators
-from async_adag.actor.control import Control, control_size
+from async_adag.actor.joining import Joined, join
 from async_adag.actor.loop import ThreadLoop
 from async_adag.actor.moved import ByCommunicator, Movers
 from async_adag.actor.ray_runtime import actor_event_loop, end_actor
+from async_adag.actor.share import Share
 from async_adag.actor.turn import Turn
-from async_adag.actor.wiring import Endpoints, Wiring, connect_ends
-from async_adag.channels.limits import EXHAUSTED, explain
-from async_adag.channels.memory import is_sealed
-from async_adag.channels.pollers import Board, Poller, board_size, make_poller
-from async_adag.channels.processes import peer_pidfd
-from async_adag.channels.rendezvous import (
-    Address,
-    HungUp,
-    RendezvousError,
-    meet,
-    send_text,
-)
-from async_adag.channels.ring import RingSpec
-from async_adag.graph.plan import ActorPlan, Channel, Membership
+from async_adag.actor.wiring import Endpoints
+from async_adag.channels.limits import explain
+from async_adag.channels.pollers import make_poller
+from async_adag.channels.rendezvous import Address, HungUp, NobodyThere, send_text
+from async_adag.graph.plan import ActorPlan, Membership
 
 READY = "ready"
-GOODBYE = "goodbye"
+APART = "apart: "
+"""How the answer of an actor begins that cannot see whom it should meet on its own node, as containers cannot."""
 
 # A process holds one actor, whose methods take turns, whatever graph calls them.
 _turn = Turn()
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
-    """What an actor is told: its plan, and how its channel ends are made.
-
-    Attributes:
-        plan: what it does.
-        wiring: which descriptors it is handed, after those of its control page and of the board.
-        channels: all channels of the graph.
-        specs: the rings, by channel.
-        limit: executions that may be in flight, and that an async actor may interleave.
-        processes: of the graph, the driver among them.
-        poll_ns: how long a wait polls before it parks, in nanoseconds; None where that is to be learned.
-        links: of channels between two GPUs, by channel, to each reader; of a reader, the one to it.
-        overlap: whether tensors travel from GPU to GPU while methods compute.
-    """
-
-    plan: ActorPlan
-    wiring: Wiring
-    channels: tuple[Channel, ...]
-    specs: dict[int, RingSpec]
-    limit: int
-    processes: int
-    poll_ns: int | None
-    links: dict[int, tuple[Any, ...]] = field(default_factory=dict)
-    overlap: bool = True
-
-
-def install(
-    instance: object, version: str, address: Address, number: int, share: bytes, timeout: float
-) -> str | None:
+def install(instance: object, version: str, address: Address, share: bytes, timeout: float) -> str | None:
     """Run in the actor: meet the driver, take the descriptors, start the loop.
 
     Args:
         instance: the actor.
         version: the driver's version of this package.
         address: where the driver listens.
-        number: the actor's number in the graph.
         share: the pickled `Share`.
         timeout: seconds to wait for the driver.
 
@@ -92,62 +51,24 @@ def install(
     check_version(version)
     told: Share = pickle.loads(share)
     try:
-        connection, fds = meet(address, number, 2 + told.wiring.count(), timeout)
-        _join(instance, told, connection, fds)
+        joined = join(told, address, time.monotonic() + timeout)
+        _start(instance, told, joined)
+    except NobodyThere as error:
+        return f"{APART}{error}"
     except HungUp as error:
         return str(error)  # no exception: nobody is there to take it, and Ray would log it
     except OSError as error:
         raise OSError(error.errno, explain(error)) from error
-    send_text(connection, READY)
+    send_text(joined.connection, READY)
     return None
 
 
-def _join(instance: object, told: Share, connection: socket.socket, fds: list[int]) -> None:
-    pidfd = -1
+def _start(instance: object, told: Share, joined: Joined) -> None:
     try:
-        try:
-            connection.setblocking(False)
-            pidfd = _driver_pidfd(connection)
-            control = _control(fds[0], told.plan)
-            board = _board(fds[1], told)
-        except BaseException:
-            for fd in fds:
-                os.close(fd)
-            raise
-        os.close(fds[0])
-        os.close(fds[1])
-        ends = connect_ends(told.wiring, fds[2:], told.channels, told.specs, {})
-        goodbye = _Goodbye(connection, pidfd)
-        poller = make_poller(told.poll_ns, board, control.is_alone, may_move=True)
-        _start_loop(instance, told, ends, control, poller, [pidfd, connection.fileno()], goodbye)
+        _start_loop(instance, told, joined)
     except BaseException:
-        connection.close()
-        if pidfd >= 0:
-            os.close(pidfd)
+        joined.close()
         raise
-
-
-def _driver_pidfd(connection: socket.socket) -> int:
-    try:
-        return peer_pidfd(connection)
-    except OSError as error:
-        if error.errno in EXHAUSTED:
-            raise
-        raise HungUp(f"the graph's driver is gone: {error}") from error
-
-
-def _control(fd: int, plan: ActorPlan) -> Control:
-    """The control page behind ``fd``."""
-    if not is_sealed(fd) or os.fstat(fd).st_size < control_size(plan):
-        raise RendezvousError("a descriptor that should be a control page is not")
-    return Control(fd, plan)
-
-
-def _board(fd: int, told: Share) -> Board:
-    """The board behind ``fd``."""
-    if not is_sealed(fd) or os.fstat(fd).st_size < board_size(told.processes):
-        raise RendezvousError("a descriptor that should be a board is not")
-    return Board(fd, told.processes, told.plan.actor + 1)
 
 
 def check_version(version: str) -> None:
@@ -163,39 +84,23 @@ def check_version(version: str) -> None:
         )
 
 
-def install_here(
-    instance: object, share: Share, ends: Endpoints, control: Control, connection: socket.socket
-) -> asyncio.AbstractEventLoop | None:
+def install_here(instance: object, share: Share, joined: Joined) -> asyncio.AbstractEventLoop | None:
     """Start the loop of an actor that is its graph's driver too; no rendezvous is needed.
-
-    Args:
-        instance: the actor.
-        share: its share.
-        ends: its channel ends, which become the loop's.
-        control: its control page.
-        connection: where the loop says goodbye; becomes the loop's.
 
     Returns:
         The event loop on which the nodes run; None if they run in a thread.
     """
     try:
-        # It would poll for what other threads of this very process do.
-        return _start_loop(instance, share, ends, control, None, [connection.fileno()], _Goodbye(connection))
+        return _start_loop(instance, share, joined)
     except BaseException:
-        connection.close()
+        joined.close()
         raise
 
 
-def _start_loop(
-    instance: object,
-    share: Share,
-    ends: Endpoints,
-    control: Control,
-    poller: Poller | None,
-    sentinels: list[int],
-    on_end: Callable[[str], None],
-) -> asyncio.AbstractEventLoop | None:
+def _start_loop(instance: object, share: Share, joined: Joined) -> asyncio.AbstractEventLoop | None:
     """Start the loop that fits the actor: a thread, or a task on the actor's event loop."""
+    ends, control, sentinels, on_end = joined.ends, joined.control, joined.sentinels(), joined.leave
+    poller = make_poller(share.poll_ns, joined.board, control.is_alone, may_move=True)
     movers = Movers()
     hands_over = any(move.by == "ipc" for move in share.plan.gpu_moves)
     communicators = Communicators(
@@ -213,16 +118,8 @@ def _start_loop(
 
     try:
         loop = actor_event_loop(instance, share.plan.tasks[0].method)
-        if loop is not None and share.plan.communicators:
-            raise RuntimeError(
-                f"{share.plan.name} is an async actor, whose executions interleave: a communicator of your own, "
-                "which waits for the other actors, works with synchronous actors only"
-            )
-        if loop is not None and share.plan.gpu_moves:
-            raise RuntimeError(
-                f"{share.plan.name} is an async actor, whose executions interleave: tensors come from and "
-                "to GPUs in synchronous actors only; make its methods synchronous, or compile with device='cpu'"
-            )
+        if loop is not None:
+            check_interleaving(share.plan)
         communicators.start(sentinels)
         _make_movers(movers, share, ends)
         running: ThreadLoop | AsyncLoop
@@ -231,7 +128,9 @@ def _start_loop(
                 instance, share.plan, ends, movers, control, sentinels, poller, _turn, end_actor, end
             )
         else:
-            running = AsyncLoop(instance, share.plan, ends, control, sentinels, share.limit, loop, end_actor, end)
+            running = AsyncLoop(
+                instance, share.plan, ends, movers, control, sentinels, share.limit, loop, end_actor, end
+            )
         running.start()
     except BaseException:
         communicators.close()
@@ -239,6 +138,25 @@ def _start_loop(
         ends.close()
         raise
     return loop
+
+
+def check_interleaving(plan: ActorPlan) -> None:
+    """Check that an async actor can run its share.
+
+    Raises:
+        RuntimeError: it cannot; says why, and what to do.
+    """
+    if plan.communicators:
+        raise RuntimeError(
+            f"{plan.name} is an async actor, whose executions interleave: a communicator of your own, "
+            "which waits for the other actors, works with synchronous actors only"
+        )
+    if any(move.reader is None or move.by == "nccl" for move in plan.gpu_moves):
+        raise RuntimeError(
+            f"{plan.name} is an async actor, whose executions interleave: it may read tensors of the GPU that it "
+            "shares with their writer, but it writes none, and does neither over NCCL; make its methods "
+            "synchronous, or hint 'auto', or compile with device='cpu'"
+        )
 
 
 def _memberships(share: Share) -> tuple[Membership, ...]:
@@ -262,17 +180,3 @@ def _make_movers(movers: Movers, share: Share, ends: Endpoints) -> None:
 
         slots = {number: spec.slots for number, spec in share.specs.items()}
         make_gpu_movers(movers, share.plan.gpu_moves, ends.pages, share.links, slots, share.overlap)
-
-
-class _Goodbye:
-    """What a loop does last: tell the driver, and let go of the connection and the driver's pidfd."""
-
-    def __init__(self, connection: socket.socket, pidfd: int = -1) -> None:
-        self._connection = connection
-        self._pidfd = pidfd
-
-    def __call__(self, broken: str) -> None:
-        if self._pidfd >= 0:
-            os.close(self._pidfd)
-        send_text(self._connection, broken or GOODBYE)
-        self._connection.close()

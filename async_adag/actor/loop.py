@@ -71,7 +71,7 @@ class ThreadLoop:
         self._ends = ends
         self._writers = list(ends.writers.values())
         self._control = control
-        self._parking = Parking(ends.doorbell, sentinels, poller)
+        self._parking = Parking(ends.doorbell, sentinels, poller, network=ends.network)
         self._turn = turn
         self._end_actor = end_actor
         self._on_end = on_end

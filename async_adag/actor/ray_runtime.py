@@ -43,6 +43,12 @@ def actor_event_loop(instance: object, method: str) -> asyncio.AbstractEventLoop
     return loop
 
 
+def node_of(instance: object) -> str:  # noqa: ARG001 - the actor
+    """Run in an actor: the id of the node that it lives on, in hexadecimal."""
+    node: str = ray.get_runtime_context().get_node_id()
+    return node
+
+
 def is_async_actor() -> bool:
     """Whether this process's actor runs its methods on an event loop."""
     from ray._private.worker import global_worker

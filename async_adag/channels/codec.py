@@ -49,6 +49,9 @@ class Stop:
 
     __slots__ = ()
 
+    def __repr__(self) -> str:
+        return "STOP"
+
 
 class Failure:
     """What a reader is handed in place of a value when the node upstream failed: its error, still encoded."""
@@ -57,6 +60,9 @@ class Failure:
 
     def __init__(self, encoded: bytes) -> None:
         self.encoded = encoded
+
+    def __repr__(self) -> str:
+        return f"Failure({len(self.encoded)} bytes)"
 
 
 STOP = Stop()

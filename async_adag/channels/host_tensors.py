@@ -1,6 +1,7 @@
 """Tensors of a GPU in frames: their bytes, and tensors in the CPU's memory where the frame is read.
 
-The reader needs nothing for it but the library: torch's tensors stay torch's, cupy's arrays become numpy's.
+The reader needs nothing for it but the library: torch's tensors stay torch's and jax's arrays jax's, cupy's arrays
+become numpy's.
 """
 
 from __future__ import annotations
@@ -52,12 +53,15 @@ def bytes_of(tensor: Any) -> memoryview:
 
 
 def _on_host(header: Header) -> Header:
-    return header._replace(device="cpu") if header.package == "torch" else header._replace(package="numpy")
+    return header._replace(package="numpy") if header.package == "cupy" else header._replace(device="cpu")
 
 
 def _tensor(header: Header, part: Any) -> Any:
     library: Any = importlib.import_module(header.package)
     if header.package == "torch":  # which has no tensors that cannot be written to: these get memory of their own
         raw = library.frombuffer(bytearray(part), dtype=library.uint8)
-        return raw.view(header.type_here()).reshape(header.shape)
-    return library.frombuffer(part, header.type_here()).reshape(header.shape)
+        return header.arrange(raw.view(header.type_here()))
+    if header.package == "jax":
+        numpy: Any = importlib.import_module("numpy")
+        return library.device_put(header.arrange(numpy.frombuffer(part, header.type_here())), header.jax_device())
+    return header.arrange(library.frombuffer(part, header.type_here()))

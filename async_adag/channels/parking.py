@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 
 from async_adag.channels.doorbell import Doorbell
+from async_adag.channels.network import Network
 from async_adag.channels.pollers import Poller
 
 _CHECK_NS = 1_000_000  # a wait that polls for longer looks at its descriptors that often
@@ -29,7 +30,12 @@ class Parking:
     """Where one thread parks. ``poller`` tells for how long it polls first, if it is to."""
 
     def __init__(
-        self, doorbell: Doorbell, sentinels: list[int], poller: Poller | None = None, nudge: Doorbell | None = None
+        self,
+        doorbell: Doorbell,
+        sentinels: list[int],
+        poller: Poller | None = None,
+        nudge: Doorbell | None = None,
+        network: Network | None = None,
     ) -> None:
         """A place to park.
 
@@ -39,7 +45,9 @@ class Parking:
             poller: asked before each wait, and told how it went.
             nudge: rung by other threads of this process. Where one of them reads the doorbell, as an event loop
                 has to, a ring may be gone before this thread has seen it: then that thread passes the news on.
+            network: the connections with other hosts, if there are any; takes its turns here.
         """
+        self._network = network
         self._bells = {bell.fd for bell in (doorbell, nudge) if bell is not None}
         self._epoll = select.epoll()
         try:
@@ -47,6 +55,9 @@ class Parking:
                 self._epoll.register(fd, select.EPOLLIN | select.EPOLLET)
             for fd in sentinels:
                 self._epoll.register(fd, select.EPOLLIN)
+            if network is not None:
+                self._bells.add(network.fileno())
+                self._epoll.register(network.fileno(), select.EPOLLIN)
         except BaseException:
             self._epoll.close()
             raise
@@ -88,6 +99,8 @@ class Parking:
         timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
         events = self._epoll.poll(timeout)
         self._look(events)
+        if self._network is not None:
+            self._network.turn()
         return bool(events)
 
     def check(self) -> None:
@@ -111,6 +124,8 @@ class Parking:
             check = time.monotonic_ns() + _CHECK_NS
             pause = min(check, until)
             while not ready():
+                if self._network is not None:
+                    self._network.turn()
                 if time.monotonic_ns() >= pause:
                     break
             else:

@@ -46,6 +46,10 @@ class HungUp(RendezvousError):
     """Nobody is there any more."""
 
 
+class NobodyThere(HungUp):
+    """Nobody listens there, as far as this process can see: another network namespace has names of its own."""
+
+
 class TurnedAway(HungUp):
     """Somebody was there, and hung up: for good, or because this process was taken for one that says nothing."""
 
@@ -58,11 +62,16 @@ class Address:
     token: bytes = field(repr=False)
 
 
-class Listener:
-    """The driver's side."""
+def new_address() -> Address:
+    """An address that nobody has used."""
+    return Address(f"\0async-adag-{secrets.token_hex(16)}", secrets.token_bytes(TOKEN_BYTES))
 
-    def __init__(self) -> None:
-        self.address = Address(f"\0async-adag-{secrets.token_hex(16)}", secrets.token_bytes(TOKEN_BYTES))
+
+class Listener:
+    """The side that is knocked at."""
+
+    def __init__(self, address: Address | None = None) -> None:
+        self.address = new_address() if address is None else address
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             self.socket.bind(self.address.name)
@@ -141,7 +150,8 @@ def connect(address: Address, number: int, timeout: float) -> socket.socket:
 
     Raises:
         TurnedAway: before the hello was said.
-        HungUp: nobody listens there any more, or nobody has let this process in within ``timeout`` seconds.
+        NobodyThere: nobody listens there, or no longer.
+        HungUp: nobody has let this process in within ``timeout`` seconds.
         RendezvousError: somebody of another user listens there.
         OSError: no descriptor is left.
     """
@@ -159,7 +169,8 @@ def connect(address: Address, number: int, timeout: float) -> socket.socket:
         return connection
     except OSError as error:
         connection.close()
-        raise HungUp(f"the graph's driver cannot be reached: {error}") from error
+        kind = NobodyThere if isinstance(error, ConnectionRefusedError) else HungUp
+        raise kind(f"the graph's driver cannot be reached: {error}") from error
     except BaseException:
         connection.close()
         raise

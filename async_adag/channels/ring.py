@@ -97,11 +97,13 @@ class RingWriter:
         mapping = Mapping(fd, 0, spec.size())
         words = mapping.words(layout.words)
         self._memory = mapping.view
+        self._words = words
+        self._layout = layout
         self._cursor = WriterCursor(words, layout, make_fence(), current_cpu)
         self.may_write = self._cursor.may_write
         self.arm = self._cursor.arm
         self._pool = BlockPool(fd, spec.size(), words, layout, spec.keep)
-        self._slots = spec.slots
+        self.slots = spec.slots
         self._slots_begin = spec.slots_begin()
         self._doorbells = doorbells
         self._encoder = Encoder()
@@ -114,13 +116,13 @@ class RingWriter:
     def stage(self, encoded: Encoded) -> None:
         """See `interface.Writer`."""
         kind, body, buffers = encoded
-        seq = self._cursor.head
-        at = self._slots_begin + seq % self._slots * SLOT
         size = len(body)
-        self._staged_bytes = 0
-        if seq % IDLE_USES == 0:
-            self._pool.trim(seq)
         if not buffers and size <= INLINE_CAPACITY and kind != _REFS:
+            seq = self._cursor.head
+            at = self._slots_begin + seq % self.slots * SLOT
+            self._staged_bytes = 0
+            if seq % IDLE_USES == 0:
+                self._pool.trim(seq)
             begin = at + HEADER_SIZE
             self._memory[begin : begin + size] = body
             pack_bare(self._memory, at, kind, seq, size)
@@ -133,25 +135,50 @@ class RingWriter:
             size = len(body)
         sizes = [buffer.nbytes for buffer in buffers]
         starts, length = layout(size, sizes)
-        block = self._pool.take(length, seq) if length > INLINE_CAPACITY else None
-        if block is None:
-            memory, base, where = self._memory, at + HEADER_SIZE, (INLINE, 0, 0, 0)
-        else:
-            memory, base = block.mapping.view, 0
-            where = (BLOCK, block.number, block.offset, block.generation)
-        struct.pack_into(f"={len(sizes)}Q", memory, base, *sizes)
-        body_at = base + 8 * len(sizes)
-        memory[body_at : body_at + size] = body
+        room = self.room(length)
+        struct.pack_into(f"={len(sizes)}Q", room, 0, *sizes)
+        body_at = 8 * len(sizes)
+        room[body_at : body_at + size] = body
         for start, buffer in zip(starts, buffers, strict=True):
-            memory[base + start : base + start + buffer.nbytes] = buffer
-        place, number, offset, generation = where
+            room[start : start + buffer.nbytes] = buffer
         hold = held = 0
         if refs is not None:
             hold, held = self._holds.take(refs)
             self.encode = self._encode_and_sweep
-        header = Header(kind, place, len(sizes), seq, size, length, number, offset, generation, hold, held)
-        pack_header(self._memory, at, header)
-        self._staged = block, hold if held else None
+        self.describe(kind, len(sizes), size, length, hold, held)
+        if held:
+            assert self._staged is not None
+            self._staged = self._staged[0], hold
+
+    def room(self, length: int) -> memoryview:
+        """Where the payload of the next frame goes: ``length`` bytes, in its slot or in a block.
+
+        Raises:
+            OSError: as `stage`.
+        """
+        seq = self._cursor.head
+        self._staged_bytes = 0
+        if seq % IDLE_USES == 0:
+            self._pool.trim(seq)
+        if length > INLINE_CAPACITY:
+            block = self._pool.take(length, seq)
+            self._staged = block, None
+            return block.mapping.view[:length]
+        self._staged = None, None
+        begin = self._slots_begin + seq % self.slots * SLOT + HEADER_SIZE
+        return self._memory[begin : begin + length]
+
+    def describe(self, kind: int, buffers: int, body: int, length: int, hold: int, held: int) -> None:
+        """Write the header of the next frame, whose payload lies in its `room`; see `protocol.frame.Header`."""
+        assert self._staged is not None
+        block, _ = self._staged
+        if block is None:
+            place, number, offset, generation = INLINE, 0, 0, 0
+        else:
+            place, number, offset, generation = BLOCK, block.number, block.offset, block.generation
+        seq = self._cursor.head
+        header = Header(kind, place, buffers, seq, body, length, number, offset, generation, hold, held)
+        pack_header(self._memory, self._slots_begin + seq % self.slots * SLOT, header)
         self.bytes += length
         self._staged_bytes = length
 
@@ -187,6 +214,24 @@ class RingWriter:
         for reader in self._cursor.publish():
             self._doorbells[reader].ring()
 
+    def publish_past(self, own: int) -> None:
+        """As `publish`, but reader ``own`` is not rung: it looks by itself."""
+        self._staged = None
+        self._staged_bytes = 0
+        for reader in self._cursor.publish():
+            if reader != own:
+                self._doorbells[reader].ring()
+
+    def taken(self) -> int:
+        """How many frames every reader has taken."""
+        words = self._words
+        return min([words[tail] for tail in self._layout.tails])
+
+    def has_given_back(self, hold: int, generation: int) -> bool:
+        """Whether every reader has given back a hold of ObjectRefs that came with a frame."""
+        words = self._words
+        return all(words[first + hold] == generation for first in self._layout.released)
+
     def backed_bytes(self) -> int:
         """Bytes of payload memory that this channel keeps."""
         return self._pool.backed_bytes()
@@ -208,7 +253,7 @@ class RingWriter:
         if fd >= 0:
             os.close(fd)
         self.encode = self._encoder.encode
-        for name in ("_memory", "_cursor", "may_write", "arm", "_pool", "_holds", "_staged"):
+        for name in ("_memory", "_words", "_cursor", "may_write", "arm", "_pool", "_holds", "_staged"):
             self.__dict__.pop(name, None)
 
 

@@ -5,7 +5,7 @@ tensors were, and a header for each of them. A tensor that occurs twice is taken
 
 Torch tensors and cupy arrays are taken out. Of a value that holds none of them, its numpy arrays of numbers are:
 whoever carries torch tensors need not know numpy arrays, of which there are often small ones beside. Where only
-tensors on a GPU are asked for, all others stay.
+tensors on a GPU are asked for, all others stay, and arrays of jax are taken out too.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import ray
 from ray.cloudpickle import CloudPickler
 
 from async_adag.channels.codec import Failure, Stop
+from async_adag.gpu.jax_arrays import is_jax, is_on_gpu, may_travel
 
 _PLAIN = (type(None), bool, int, float, str, bytes, Failure, Stop)
 """Types of what holds no tensor."""
@@ -36,12 +37,13 @@ class Header(NamedTuple):
     """A tensor, but for its elements.
 
     Attributes:
-        package: "torch", "cupy" or "numpy".
-        dtype: its type, as the library names it: "float32" for torch, "<f4" for the others.
+        package: "torch", "cupy", "jax" or "numpy".
+        dtype: its type, as the library names it: "float32" for torch and jax, "<f4" for the others.
         shape: its shape.
         device: where it is, as torch names that kind of device; "" where the library leaves no choice.
         parameter: whether it is a ``torch.nn.Parameter``.
         requires_grad: whether torch records gradients for it.
+        strides: how many elements further the next one along each axis lies; () where they lie in rows (C order).
     """
 
     package: str
@@ -50,6 +52,7 @@ class Header(NamedTuple):
     device: str = ""
     parameter: bool = False
     requires_grad: bool = False
+    strides: tuple[int, ...] = ()
 
     def is_empty(self) -> bool:
         """Whether it has no elements: then there is nothing to be carried."""
@@ -61,8 +64,10 @@ class Header(NamedTuple):
         Raises:
             ImportError: the library is not here.
         """
-        library = importlib.import_module(self.package)  # as unpickling the tensor would
-        return getattr(library, self.dtype) if self.package == "torch" else library.dtype(self.dtype)
+        library: Any = importlib.import_module(self.package)  # as unpickling the tensor would
+        if self.package == "torch":
+            return getattr(library, self.dtype)
+        return (library.numpy if self.package == "jax" else library).dtype(self.dtype)
 
     def nbytes(self) -> int:
         """How long its elements are, in bytes.
@@ -77,7 +82,25 @@ class Header(NamedTuple):
         library: Any = importlib.import_module(self.package)
         if self.package == "torch":
             return library.empty(shape, dtype=dtype, device=self.device)
+        if self.package == "jax":
+            return library.numpy.empty(shape, dtype, device=self.jax_device())
         return library.empty(shape, dtype=dtype)
+
+    def jax_device(self) -> Any:
+        """Where jax is to have it: on a CPU, or on its default device (None)."""
+        library: Any = importlib.import_module("jax")
+        return library.local_devices(backend="cpu")[0] if self.device == "cpu" else None
+
+    def arrange(self, flat: Any) -> Any:
+        """Its elements, as they lie in memory one after the other, in its shape and with its strides; no copy."""
+        if not self.strides:
+            return flat.reshape(self.shape)
+        if self.package == "torch":
+            return flat.as_strided(self.shape, self.strides)
+        library: Any = importlib.import_module(self.package)
+        itemsize = flat.dtype.itemsize
+        strides = [itemsize * stride for stride in self.strides]
+        return library.lib.stride_tricks.as_strided(flat, self.shape, strides)
 
     def empty(self) -> Any:
         """A tensor as this describes, whose elements are whatever they are.
@@ -149,7 +172,8 @@ def take_out(value: Any, *, on_gpu: bool = False, off_gpu: bool = False) -> tupl
 
     Returns:
         A `Parcel`, or ``value`` itself where that cannot hold any; and the tensors, each contiguous and without a
-        record of gradients.
+        record of gradients. With either of these options, one whose elements lie side by side in another order
+        than that of rows keeps that order: it is flat here, and its header has the strides.
 
     Raises:
         Exception: whatever pickling raises.
@@ -159,7 +183,7 @@ def take_out(value: Any, *, on_gpu: bool = False, off_gpu: bool = False) -> tupl
     file = io.BytesIO()
     buffers: list[PickleBuffer] = []
     taken = _Taken(keeps_rest=off_gpu)
-    _Pickler(file, buffers, taken, _kinds_to_take(on_gpu, off_gpu)).dump(value)
+    _pickle(file, buffers, taken, on_gpu, off_gpu).dump(value)
     carried = taken.carried()
     headers: list[Header] = []
     tensors: list[Any] = []
@@ -168,8 +192,9 @@ def take_out(value: Any, *, on_gpu: bool = False, off_gpu: bool = False) -> tupl
     for part, of in zip(taken.parts, taken.of, strict=True):
         if of in carried:
             places.append(len(tensors))
-            headers.append(_header(of, part))
-            tensors.append(_flat(of, part))
+            strides, flat = _flat(of, part) if on_gpu or off_gpu else ((), _in_rows(of, part))
+            headers.append(_header(of, part)._replace(strides=strides))
+            tensors.append(flat)
         else:
             places.append(-1)
             others.append(part)
@@ -185,22 +210,23 @@ def headers_of(value: Any, *, on_gpu: bool = False) -> tuple[Header, ...]:
     if type(value) in _PLAIN:
         return ()
     taken = _Taken()
-    kinds = _kinds_to_take(on_gpu, False)
-    for kind, library, is_one in kinds:
+    for kind, library, is_one in _kinds_to_take(on_gpu, False):
         if library and type(value) is kind and is_one(value):
             return (_header(library, value),)
-    _Pickler(io.BytesIO(), [], taken, kinds).dump(value)
+    _pickle(io.BytesIO(), [], taken, on_gpu, False).dump(value)
     carried = taken.carried()
     return tuple(_header(of, part) for part, of in zip(taken.parts, taken.of, strict=True) if of in carried)
 
 
 def is_tensor(value: Any) -> bool:
-    """Whether ``value`` is a tensor of torch, or an array of cupy or numpy, itself."""
-    return any(library and isinstance(value, kind) for kind, library, _ in _kinds())
+    """Whether ``value`` is a tensor of torch, or an array of cupy, jax or numpy, itself."""
+    return is_jax(value) or any(library and isinstance(value, kind) for kind, library, _ in _kinds())
 
 
 def _header(library: str, tensor: Any) -> Header:
     shape = tuple(tensor.shape)
+    if library == "jax":
+        return Header(library, str(tensor.dtype), shape)
     if library != "torch":
         return Header(library, tensor.dtype.str, shape)
     torch: Any = sys.modules["torch"]
@@ -209,10 +235,51 @@ def _header(library: str, tensor: Any) -> Header:
     return Header(library, dtype, shape, tensor.device.type, parameter, tensor.requires_grad)
 
 
-def _flat(library: str, tensor: Any) -> Any:
+def _in_rows(library: str, tensor: Any) -> Any:
     if library == "torch":
-        return tensor.detach().resolve_conj().resolve_neg().contiguous()
-    return tensor if tensor.flags.c_contiguous else tensor.copy(order="C")
+        return _plain(tensor).contiguous()
+    return tensor if library == "jax" or tensor.flags.c_contiguous else tensor.copy(order="C")
+
+
+def _flat(library: str, tensor: Any) -> tuple[tuple[int, ...], Any]:
+    """The strides that a tensor is to keep, and its elements as they lie in memory; or (), and in rows."""
+    if library == "jax":
+        return (), tensor
+    if library == "torch":
+        plain = _plain(tensor)
+        strides = kept_strides(tuple(plain.shape), plain.stride())
+        return strides, plain.as_strided((plain.numel(),), (1,)) if strides else plain.contiguous()
+    itemsize = tensor.dtype.itemsize
+    strides = kept_strides(tensor.shape, [stride // itemsize for stride in tensor.strides])
+    if not strides or any(stride % itemsize for stride in tensor.strides):
+        return (), _in_rows(library, tensor)
+    module: Any = sys.modules[library]
+    return strides, module.lib.stride_tricks.as_strided(tensor, (tensor.size,), (itemsize,))
+
+
+def _plain(tensor: Any) -> Any:
+    """A tensor of torch without its record of gradients, whose memory has its elements as they are."""
+    return tensor.detach().resolve_conj().resolve_neg()
+
+
+def kept_strides(shape: tuple[int, ...], strides: Sequence[int]) -> tuple[int, ...]:
+    """The strides of a tensor whose elements lie side by side in another order than that of rows; () for others.
+
+    Args:
+        shape: its shape.
+        strides: in elements.
+    """
+    if 0 in shape:
+        return ()
+    if list(strides) == [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]:
+        return ()
+    expected = 1
+    for stride, length in sorted(zip(strides, shape, strict=True)):
+        if length > 1:
+            if stride != expected:
+                return ()
+            expected *= length
+    return tuple(strides)
 
 
 class _Taken:
@@ -229,15 +296,24 @@ class _Taken:
 
     def carried(self) -> set[str]:
         """The libraries whose tensors are carried; parts of others stay."""
-        return {"torch", "cupy"}.intersection(self.of) or {"numpy"}
+        return {"torch", "cupy", "jax"}.intersection(self.of) or {"numpy"}
 
     def take(self, library: str, is_one: Callable[[Any], bool], part: Any) -> Any:
         """Reduce a part of the value: to its number, or, where it is none to be taken out, as ever."""
-        if not is_one(part):
-            if self._keeps_rest:
-                return self.take("", lambda _: True, part)
-            reduce = CloudPickler.dispatch_table.get(type(part))
-            return part.__reduce_ex__(5) if reduce is None else reduce(part)
+        if is_one(part):
+            return self._number(library, part)
+        if self._keeps_rest:
+            return self._number("", part)
+        reduce = CloudPickler.dispatch_table.get(type(part))
+        return part.__reduce_ex__(5) if reduce is None else reduce(part)
+
+    def take_jax(self, part: Any) -> Any:
+        """As `take`, for an array of jax; one that is not to be taken out is not reduced here."""
+        if self._keeps_rest:
+            return self._number("", part)
+        return self._number("jax", part) if is_on_gpu(part) and may_travel(part) else NotImplemented
+
+    def _number(self, library: str, part: Any) -> Any:
         self.parts.append(part)
         self.of.append(library)
         return put_back, (len(self.parts) - 1,)
@@ -296,6 +372,14 @@ def _is_plain(tensor: Any) -> bool:
     return dense and not tensor.is_nested and tensor.device.type != "meta"
 
 
+def _pickle(
+    file: io.BytesIO, buffers: list[PickleBuffer], taken: _Taken, on_gpu: bool, off_gpu: bool
+) -> CloudPickler:
+    """What takes the tensors out of a value that it is given; see `take_out`."""
+    with_jax = (on_gpu or off_gpu) and "jax" in sys.modules
+    return (_JaxPickler if with_jax else _Pickler)(file, buffers, taken, _kinds_to_take(on_gpu, off_gpu))
+
+
 class _Pickler(CloudPickler):  # type: ignore[misc]
     def __init__(
         self,
@@ -307,7 +391,16 @@ class _Pickler(CloudPickler):  # type: ignore[misc]
         table = {kind: partial(taken.take, library, is_one) for kind, library, is_one in kinds}
         # Exact types only: what is derived from them has reducers of its own.
         self.dispatch_table = CloudPickler.dispatch_table.new_child(table)
+        self._taken = taken
         super().__init__(file, 5, buffers.append)
+
+
+class _JaxPickler(_Pickler):
+    """Looks for arrays of jax too, whose type is not public, so that all that comes by is asked."""
+
+    def reducer_override(self, part: Any) -> Any:
+        reduced = self._taken.take_jax(part) if is_jax(part) else NotImplemented
+        return super().reducer_override(part) if reduced is NotImplemented else reduced
 
 
 def put_back(number: int) -> Any:

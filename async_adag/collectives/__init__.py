@@ -1,6 +1,11 @@
-"""Collective operations: allreduce, allgather, reducescatter; see `binding` for how to use them.
+"""Collective operations: allreduce, allgather, reducescatter.
 
-Where every actor has a GPU of its own, they go over NCCL (`over_nccl`), unless shared memory was asked for.
+    with InputNode() as x:
+        gradients = [worker.gradient.bind(x) for worker in workers]
+        sums = allreduce.bind(gradients)
+        dag = MultiOutputNode([worker.step.bind(total) for worker, total in zip(workers, sums)])
+
+Where every actor has a GPU of its own, they go over NCCL, unless shared memory was asked for.
 Otherwise they need no communicator: the contributions travel through the graph's channels, each written once
 into shared memory and read there by all the other actors, and every actor computes its own result.
 """

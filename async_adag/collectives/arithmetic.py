@@ -1,12 +1,13 @@
-"""What a rank computes of all ranks' contributions: arrays of numpy or cupy, or torch tensors.
+"""What a rank computes of all ranks' contributions: arrays of numpy, cupy or jax, or torch tensors.
 
-Whichever library made the values is used, by names that both have; neither is imported here.
+Whichever library made the values is used, by names that all have; none is imported here.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sys
+from functools import reduce
 from types import ModuleType
 from typing import Any
 
@@ -51,7 +52,8 @@ def _library(kind: str, values: list[Any]) -> ModuleType:
     """The library of these arrays, which are checked."""
     described = [describe(value, rank) for rank, value in enumerate(values)]
     check(kind, described)
-    return sys.modules[described[0].module]
+    module: Any = sys.modules[described[0].module]
+    return module.numpy if described[0].module == "jax" else module  # type: ignore[no-any-return]
 
 
 def _reduced(library: ModuleType, values: list[Any], reduction: str) -> Any:
@@ -61,6 +63,9 @@ def _reduced(library: ModuleType, values: list[Any], reduction: str) -> Any:
     with _without_gradients(library):
         if len(values) == 1:
             return library.clone(values[0]) if library.__name__ == "torch" else library.array(values[0])
+        if library.__name__ == "jax.numpy":  # whose arrays are never written
+            total = reduce(function, values)
+            return library.divide(total, len(values)) if reduction == "avg" else total
         # An array of its own in any case: numpy gives a scalar where the arrays have no dimension.
         total = library.empty_like(values[0])
         function(values[0], values[1], out=total)

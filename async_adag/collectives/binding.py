@@ -1,10 +1,4 @@
-"""What users bind: the counterparts of ``ray.experimental.collective``, which need no torch.
-
-with InputNode() as x:
-    gradients = [worker.gradient.bind(x) for worker in workers]
-    sums = allreduce.bind(gradients)
-    dag = MultiOutputNode([worker.step.bind(total) for worker, total in zip(workers, sums)])
-"""
+"""What users bind: the counterparts of ``ray.experimental.collective``, which need no torch."""
 
 from __future__ import annotations
 
@@ -21,8 +15,8 @@ class _Allreduce:
         """Bind it to one node of each actor, or to several lists of them, for several tensors of each actor.
 
         Args:
-            inputs: nodes that give arrays of numpy or cupy, or torch tensors, of the same shape and type at all
-                actors.
+            inputs: nodes that give arrays of numpy, cupy or jax, or torch tensors, of the same shape and type at
+                all actors.
             op: "sum", "product", "max", "min", "avg" (of floating-point or complex numbers only), or Ray's
                 ``ReduceOp``.
             transport: "shm" for shared memory; "nccl" or "accelerator" for NCCL, which takes actors that have a
@@ -51,7 +45,8 @@ class _Allgather:
             transport: as for allreduce.
 
         Returns:
-            Nodes of the results, one for each actor.
+            Nodes of the results, one for each actor. Of N contributions of shape (d, ...) each is an array of
+            shape (N * d, ...).
 
         Raises:
             GraphError: not one node of each actor, or an unknown ``transport``.
@@ -72,7 +67,8 @@ class _Reducescatter:
             transport: as for allreduce.
 
         Returns:
-            Nodes of the results, one for each actor.
+            Nodes of the results, one for each actor. Of N contributions of shape (d, ...) each is an array of
+            shape (d / N, ...).
 
         Raises:
             GraphError: not one node of each actor, or an unknown ``op`` or ``transport``.
@@ -80,6 +76,6 @@ class _Reducescatter:
         return bind_collective("reducescatter", op, inputs, transport)
 
 
-allreduce = _Allreduce()
-allgather = _Allgather()
-reducescatter = _Reducescatter()
+allreduce: _Allreduce = _Allreduce()
+allgather: _Allgather = _Allgather()
+reducescatter: _Reducescatter = _Reducescatter()

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from async_adag.gpu.jax_arrays import is_jax
+
 _ARRAYS = {"numpy": "ndarray", "torch": "Tensor", "cupy": "ndarray"}
 
 
@@ -30,13 +32,15 @@ def describe(value: Any, rank: int) -> Described:
     Raises:
         TypeError: no array.
     """
+    if is_jax(value) and len(value.devices()) == 1:
+        return Described("jax", "Array", str(value.dtype), tuple(value.shape))
     name = type(value).__module__.partition(".")[0]
     library = sys.modules.get(name)
     is_array = name in _ARRAYS and library is not None and isinstance(value, getattr(library, _ARRAYS[name]))
     if not is_array or type(value).__name__ == "MaskedArray":  # whose mask would be lost
         raise TypeError(
-            f"a collective operation takes arrays of numpy or cupy, or torch tensors; rank {rank} gave "
-            f"{type(value).__name__}"
+            "a collective operation takes arrays of numpy, cupy or jax (on one device), or torch tensors; rank "
+            f"{rank} gave {type(value).__name__}"
         )
     return Described(name, type(value).__name__, str(value.dtype), tuple(value.shape))
 

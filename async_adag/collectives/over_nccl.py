@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from async_adag.gpu.crossing import Crossing, cuda_crossing
 from async_adag.gpu.interface import Span, Stream
+from async_adag.gpu.jax_arrays import is_jax, is_of_whole_bytes
 
 
 class OutOfStep(Exception):
@@ -58,7 +59,7 @@ class OverNccl:
         self._group.initialize(rank)
 
     def run(
-        self, kind: str, reduction: str | None, values: Sequence[Any], room: Callable[[Any], Any]
+        self, kind: str, reduction: str | None, values: Sequence[Any], shape_of: Callable[[Any], tuple[int, ...]]
     ) -> list[Any]:
         """Do an operation with each of these arrays, at all ranks alike.
 
@@ -66,7 +67,7 @@ class OverNccl:
             kind: "allreduce", "allgather", "reducescatter".
             reduction: one of `model.REDUCTIONS`, if anything is reduced.
             values: this rank's contributions, which were checked against the others'.
-            room: makes an array for the result of one.
+            shape_of: the shape of the result for one.
 
         Raises:
             TypeError: NCCL cannot do that with this type; raised at all ranks, before anything is issued.
@@ -75,29 +76,32 @@ class OverNccl:
         for value in values:
             self._check_type(kind, reduction, value)
         try:
-            return [self._one(kind, reduction, value, room) for value in values]
+            return [self._one(kind, reduction, value, shape_of(value)) for value in values]
         except Exception as error:
             raise OutOfStep(f"{type(error).__name__}: {error}") from error
 
     def _check_type(self, kind: str, reduction: str | None, value: Any) -> None:
         if getattr(value.dtype, "hasobject", False):
             raise TypeError(f"{kind} over NCCL takes numbers, not {value.dtype}: bind it with transport='shm'")
+        if is_jax(value) and not is_of_whole_bytes(value):
+            raise TypeError(
+                f"{kind} over NCCL takes numbers of whole bytes, not {value.dtype}: bind it with transport='shm'"
+            )
         if reduction is not None:
             self._group.check_type(_name(value.dtype), reduction)
 
-    def _one(self, kind: str, reduction: str | None, value: Any, room: Callable[[Any], Any]) -> Any:
+    def _one(self, kind: str, reduction: str | None, value: Any, shape: tuple[int, ...]) -> Any:
         assert self._crossing is not None
         self._crossing.enter()
         self._group.check()
-        result = room(value)
-        with self._crossing.across(value, result) as (source, into, stream):
+        with self._crossing.across(value, shape) as one:
             if kind == "allgather":
-                self._group.allgather(source, into, stream)
+                self._group.allgather(one.source, one.into, one.stream)
             else:
                 operation = getattr(self._group, kind)
-                operation(source, into, _name(value.dtype), reduction, stream)
+                operation(one.source, one.into, _name(value.dtype), reduction, one.stream)
         self._group.check()  # what was waited for may have ended because it was aborted
-        return result
+        return one.result
 
     def destroy(self) -> None:
         """Let go of everything; what is under way has a moment, and is aborted. Any thread; again is harmless."""
@@ -109,5 +113,5 @@ class OverNccl:
 
 
 def _name(dtype: Any) -> str:
-    """A type, as both libraries name it. In another byte order it has no such name."""
+    """A type, as all libraries name it. In another byte order it has no such name."""
     return str(dtype).removeprefix("torch.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -10,6 +9,8 @@ from typing import Any
 from async_adag.collectives.arithmetic import allgather, allreduce, reducescatter
 from async_adag.collectives.contributions import Described, check, describe
 from async_adag.collectives.over_nccl import OverNccl
+from async_adag.gpu.crossing import empty_like
+from async_adag.gpu.jax_arrays import is_jax
 from async_adag.graph.model import Collective
 
 
@@ -59,8 +60,8 @@ def _together(collective: Collective) -> Callable[..., Any]:
 
 
 def _through_nccl(collective: Collective) -> Callable[[Sequence[Any]], list[Any]]:
-    kind, reduction, room = collective.kind, collective.reduction, partial(_room, collective)
-    return lambda values: collective.communicator.run(kind, reduction, values, room)
+    kind, reduction, shape_of = collective.kind, collective.reduction, partial(_shape, collective)
+    return lambda values: collective.communicator.run(kind, reduction, values, shape_of)
 
 
 def _through_communicator(collective: Collective) -> Callable[[Sequence[Any]], list[Any]]:
@@ -68,7 +69,12 @@ def _through_communicator(collective: Collective) -> Callable[[Sequence[Any]], l
     reducing = [] if collective.operation is None else [collective.operation]
 
     def run(values: Sequence[Any]) -> list[Any]:
-        results = [_room(collective, value) for value in values]
+        if any(map(is_jax, values)):
+            raise TypeError(
+                f"{type(collective.communicator).__name__}.{collective.kind} is to fill its result, and arrays of "
+                "jax are never written: contribute arrays of another library, or leave transport out"
+            )
+        results = [empty_like(value, _shape(collective, value)) for value in values]
         for value, result in zip(values, results, strict=True):
             method(value, result, *reducing)
         return results
@@ -76,14 +82,10 @@ def _through_communicator(collective: Collective) -> Callable[[Sequence[Any]], l
     return run
 
 
-def _room(collective: Collective, value: Any) -> Any:
-    """An array for the result, of the library that made ``value``."""
-    library: Any = sys.modules[type(value).__module__.partition(".")[0]]
-    shape = list(value.shape)
-    if collective.kind == "allgather":
-        shape[0] *= collective.size
-    elif collective.kind == "reducescatter":
-        shape[0] //= collective.size
-    if library.__name__ == "torch":
-        return library.empty(shape, dtype=value.dtype, device=value.device)
-    return library.empty(shape, dtype=value.dtype)
+def _shape(collective: Collective, value: Any) -> tuple[int, ...]:
+    """The shape of the result for ``value``."""
+    if collective.kind == "allreduce":
+        return tuple(value.shape)
+    first, *others = value.shape
+    rows = first * collective.size if collective.kind == "allgather" else first // collective.size
+    return (rows, *others)

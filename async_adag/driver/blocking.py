@@ -37,8 +37,13 @@ class Blocking:
         self._nudge = Doorbell.create()  # wakes the thread that is parked there
         deployment = engine.deployment
         try:
-            poller = make_poller(engine.options.poll_ns, deployment.board, engine.is_alone)
-            self._parking = Parking(deployment.ends.doorbell, [deployment.supervision.fd], poller, self._nudge)
+            self._parking = Parking(
+                deployment.ends.doorbell,
+                [deployment.supervision.fd],
+                make_poller(engine.options.poll_ns, deployment.board, engine.is_alone),
+                self._nudge,
+                deployment.ends.network,
+            )
         except BaseException:
             self._nudge.close()
             raise

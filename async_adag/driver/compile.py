@@ -15,14 +15,19 @@ from ray.dag import DAGNode
 
 from async_adag.actor.ray_runtime import is_ray_client
 from async_adag.driver.deploy import deploy, limits_named
+from async_adag.driver.deployment import Deployment
 from async_adag.driver.engine import Engine
 from async_adag.driver.gpu_operations import demands_gpu, gpu_operations, with_gpus_of
-from async_adag.driver.gpus import Inquiry, find_gpus, make_groups, make_links
+from async_adag.driver.gpus import find_gpus, make_groups, make_links
 from async_adag.driver.graph import CompiledGraph
+from async_adag.driver.inquiry import Inquiry
 from async_adag.driver.interrupts import Held
+from async_adag.driver.meeting import Apart
+from async_adag.driver.places import find_places
 from async_adag.errors import GraphError
 from async_adag.graph.model import Graph
-from async_adag.graph.plan import plan_graph
+from async_adag.graph.plan import Plan
+from async_adag.graph.planner import plan_graph
 from async_adag.graph.ray_dag import RayGraph, read_dag
 from async_adag.graph.ray_transport import CREATE
 from async_adag.options import Options, options_from
@@ -41,6 +46,8 @@ class CompileOptions(TypedDict, total=False):
     busy_poll: float | Literal["auto"]
     device: Literal["auto", "cpu"]
     overlap: bool
+    heartbeat_timeout: float
+    tcp_ports: tuple[int, int] | None
 
 
 def compile(dag: DAGNode, /, **options: Unpack[CompileOptions]) -> CompiledGraph:
@@ -50,7 +57,8 @@ def compile(dag: DAGNode, /, **options: Unpack[CompileOptions]) -> CompiledGraph
         dag: the node that ends the DAG, built with Ray's own ``InputNode``, ``actor.method.bind`` and
             ``MultiOutputNode``.
         options: see `Options`: ``max_inflight``, ``buffer_size`` (bytes), ``submit_timeout``, ``get_timeout``,
-            ``compile_timeout`` (seconds), ``busy_poll``, ``device``, ``overlap``.
+            ``compile_timeout`` (seconds), ``busy_poll``, ``device``, ``overlap``,
+            ``heartbeat_timeout`` (seconds), ``tcp_ports``.
 
     Raises:
         TypeError: an option that does not exist.
@@ -64,7 +72,15 @@ def compile(dag: DAGNode, /, **options: Unpack[CompileOptions]) -> CompiledGraph
 
 
 async def compile_async(dag: DAGNode, /, **options: Unpack[CompileOptions]) -> CompiledGraph:
-    """As `compile`, without blocking the event loop meanwhile. Cancelling it leaves nothing behind."""
+    """As `compile`, without blocking the event loop meanwhile. Cancelling it leaves nothing behind.
+
+    Args:
+        dag: as for `compile`.
+        options: as for `compile`.
+
+    Raises:
+        Exception: as `compile`.
+    """
     checked = options_from(dict(options))
     given_up = threading.Event()
     done: list[CompiledGraph] = []
@@ -110,9 +126,7 @@ def _compile(
     inquiry = Inquiry(read.graph, read.handles, options.compile_timeout, given_up)
     read = replace(read, graph=_with_gpus(read.graph, options, inquiry))
     read = _with_nccl(dag, default_communicator, read, inquiry)
-    inquiry = inquiry.about(read.graph, read.handles)
-    plan = plan_graph(read.graph)
-    deployment = deploy(plan, read.handles, options, given_up, make_links(plan, inquiry))
+    plan, deployment = _place(read, options, inquiry.about(read.graph, read.handles), given_up)
     try:
         with limits_named():
             return CompiledGraph(Engine(plan, deployment, options))
@@ -120,6 +134,23 @@ def _compile(
         deployment.end_loops()
         deployment.close()
         raise
+
+
+def _place(
+    read: RayGraph, options: Options, inquiry: Inquiry, given_up: Callable[[], bool]
+) -> tuple[Plan, Deployment]:
+    """Plan the graph for the hosts that its processes live on, and deploy it there."""
+    apart: dict[str, int] = {}
+    while True:
+        plan = plan_graph(find_places(read.graph, inquiry, apart))
+        try:
+            links = make_links(plan, inquiry)
+            return plan, deploy(plan, read.handles, options, given_up, links, inquiry.deadline)
+        except Apart as one:
+            actor = read.graph.actors[one.actor]
+            if actor.id in apart:
+                raise GraphError(f"{actor} cannot be reached: {one}") from one
+            apart[actor.id] = 1 + len(apart)
 
 
 def _with_nccl(dag: DAGNode, default_communicator: Any, read: RayGraph, inquiry: Inquiry) -> RayGraph:

@@ -24,10 +24,18 @@ from async_adag.driver.arrivals import Arrivals, Sinks
 from async_adag.driver.attention import Attention
 from async_adag.driver.blocking import Blocking
 from async_adag.driver.capacity import Line, Waiter
-from async_adag.driver.deploy import Deployment
+from async_adag.driver.deployment import Deployment
 from async_adag.driver.event_loop import LoopBinding
 from async_adag.driver.interrupts import Held
-from async_adag.driver.reasons import Reason, broken_off, channel_failure, departure, forked, torn_down
+from async_adag.driver.reasons import (
+    Reason,
+    broken_off,
+    channel_failure,
+    departure,
+    forked,
+    lost_edge,
+    torn_down,
+)
 from async_adag.driver.results import GraphRef
 from async_adag.driver.supervision import Departure
 from async_adag.errors import (
@@ -73,6 +81,7 @@ class Engine:
             plan, ends.readers, self.ledger, self._loop, self._may_stop, deployment.gpu_results
         )
         self._has_results = bool(results)
+        self._network = ends.network
         self._outputs = range(len(plan.outputs))
         self._alone = False  # whether executions come one at a time
         self._deaf = False  # while taking in, and when nothing more will be taken in
@@ -107,6 +116,7 @@ class Engine:
         self.life.move(State.CLOSED)
         self._arrivals.let_go()
         self._writers.clear()
+        self._network = None
         self._loop.leave_to_parent()
         self.blocking.leave_to_parent()
         self.deployment.leave_to_parent()
@@ -342,6 +352,8 @@ class Engine:
 
     def take_in(self) -> None:
         """Take in every frame that has arrived, settle its sinks, and let waiters have the places."""
+        if self._network is not None:
+            self._network.turn()  # also when deaf: what nobody receives would ring for ever
         if self._deaf:
             return
         arrived = self.ledger.arrived
@@ -465,7 +477,10 @@ class Engine:
                 continue
             # Whatever it had written is there: that comes first.
             self.take_in()
-            self.fail(departure(self.plan, left, self.deployment.controls[left.actor].snapshot()))
+            if left.how is Departure.LOST:
+                self.fail(lost_edge(self.plan, left))
+            else:
+                self.fail(departure(self.plan, left, self.deployment.controls[left.actor].snapshot()))
         if not self.deployment.supervision.present:
             _wake_all(self._leaving)
 
@@ -549,6 +564,7 @@ class Engine:
             self.blocking.close()
             self._arrivals.let_go()
             self._writers.clear()
+            self._network = None
             self.deployment.close()
 
 

@@ -80,6 +80,9 @@ class LoopBinding:
         self._fds = [deployment.ends.doorbell.fd, deployment.supervision.fd]
         loop.add_reader(self._fds[0], engine.on_doorbell)
         loop.add_reader(self._fds[1], hold.on_departure)
+        if deployment.ends.network is not None:
+            self._fds.append(deployment.ends.network.fileno())
+            loop.add_reader(self._fds[2], engine.on_doorbell)
         self.settle_in()
         return loop
 

@@ -3,99 +3,18 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import ray
-from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
-
 from async_adag.actor.gpu_facts import GpuFacts, gpu_of, new_groups, new_links
-from async_adag.actor.ray_runtime import call_in_actor, own_actor
+from async_adag.actor.ray_runtime import own_actor
 from async_adag.collectives.over_nccl import OverNccl
-from async_adag.driver.deploy import LOOK_AGAIN, Cancelled
 from async_adag.driver.gpu_operations import choose_operations, demands_gpu, gpu_operations
-from async_adag.errors import CompileActorDied, GpuUnavailable, GraphError
+from async_adag.driver.inquiry import Inquiry
+from async_adag.errors import GpuUnavailable
 from async_adag.graph.model import FromNode, Graph, Node, TensorTransport
 from async_adag.graph.plan import Plan
-
-
-class Inquiry:
-    """Asks actors, all at once, before they are installed.
-
-    Args:
-        graph: the graph.
-        handles: its actors' handles, by actor.
-        timeout: seconds that all questions together may take.
-        cancelled: whether whoever compiles has given up.
-    """
-
-    def __init__(
-        self, graph: Graph, handles: tuple[Any, ...], timeout: float, cancelled: Callable[[], bool]
-    ) -> None:
-        self._graph = graph
-        self._handles = handles
-        self._timeout = timeout
-        self._deadline = time.monotonic() + timeout
-        self._cancelled = cancelled
-
-    def about(self, graph: Graph, handles: tuple[Any, ...]) -> Inquiry:
-        """The same, with the same time left, for the same actors in another order."""
-        other = Inquiry(graph, handles, self._timeout, self._cancelled)
-        other._deadline = self._deadline
-        return other
-
-    def ask(self, function: Callable[..., Any], asked: dict[int, tuple[Any, ...]]) -> dict[int, Any]:
-        """Call ``function(instance, *args)`` in these actors; the answers, by actor.
-
-        Raises:
-            GraphError: an actor is dead, cannot answer, or did not in time; names it.
-            Cancelled: whoever compiles has given up.
-        """
-        answers: dict[int, Any] = {}
-        own = own_actor()
-        refs: dict[Any, int] = {}
-        for actor, args in asked.items():
-            if own is not None and own[0] == self._graph.actors[actor].id:
-                answers[actor] = function(own[1], *args)  # it cannot answer a call while it is busy compiling
-            else:
-                refs[call_in_actor(self._handles[actor], function, *args)] = actor
-        while refs:
-            if self._cancelled():
-                raise Cancelled
-            left = self._deadline - time.monotonic()
-            if left <= 0:
-                names = ", ".join(str(self._graph.actors[actor]) for actor in sorted(refs.values()))
-                raise GraphError(
-                    f"no answer within compile_timeout={self._timeout:g} s from {names}, asked what GPU is there: "
-                    "busy with another call, or not started yet. Compile again when it is free"
-                )
-            for ref in ray.wait(list(refs), timeout=min(left, LOOK_AGAIN))[0]:
-                actor = refs.pop(ref)
-                try:
-                    answers[actor] = self._answer(ref, actor)
-                except ActorUnavailableError:  # Ray is restarting it, or cannot reach it just now
-                    time.sleep(LOOK_AGAIN)
-                    refs[call_in_actor(self._handles[actor], function, *asked[actor])] = actor
-        return answers
-
-    def _answer(self, ref: Any, actor: int) -> Any:
-        name = self._graph.actors[actor]
-        try:
-            return ray.get(ref)
-        except ActorUnavailableError:
-            raise
-        except RayActorError as error:
-            raise CompileActorDied(f"{name} is dead, so the graph cannot be compiled") from error
-        except Exception as error:
-            cause = error.cause if isinstance(error, RayTaskError) else error
-            if isinstance(cause, ModuleNotFoundError) and "async_adag" in str(cause):
-                raise GraphError(
-                    f"the process of {name} cannot import what the driver's async_adag has: install the same "
-                    "where the workers run (runtime_env={'pip': ['async-adag==…']} does it)"
-                ) from error
-            raise GraphError(f"{name} cannot say what GPU it has: {cause}") from error
 
 
 def find_gpus(graph: Graph, inquiry: Inquiry) -> Graph:
@@ -113,7 +32,7 @@ def find_gpus(graph: Graph, inquiry: Inquiry) -> Graph:
     actors = sorted({actor for ends in asked for actor in ends} | {part.actor for part in parts})
     if not actors:
         return graph
-    facts: dict[int, GpuFacts] = inquiry.ask(gpu_of, dict.fromkeys(actors, ()))
+    facts: dict[int, GpuFacts] = inquiry.ask(gpu_of, dict.fromkeys(actors, ()), "what GPU is there")
     for node, transport, ends in edges:
         accelerator = transport.kind == "accelerator"
         needed = ends if accelerator else ends[1:] if transport.device == "gpu" else ()
@@ -175,7 +94,7 @@ def make_links(plan: Plan, inquiry: Inquiry) -> dict[int, tuple[Any, ...]]:
     wanted: dict[int, int] = {}
     for channel in channels:
         wanted[channel.writer] = wanted.get(channel.writer, 0) + len(channel.readers)
-    made = inquiry.ask(new_links, {actor: (count,) for actor, count in wanted.items()})
+    made = inquiry.ask(new_links, {actor: (count,) for actor, count in wanted.items()}, "for links of NCCL")
     return {channel.number: tuple(made[channel.writer].pop() for _ in channel.readers) for channel in channels}
 
 
@@ -191,7 +110,8 @@ def make_groups(graph: Graph, inquiry: Inquiry) -> dict[int, OverNccl]:
     wanted: dict[int, list[tuple[int, ...]]] = {}
     for ranks in dict.fromkeys(chosen.values()):
         wanted.setdefault(ranks[0], []).append(ranks)
-    made = inquiry.ask(new_groups, {actor: ([len(one) for one in many],) for actor, many in wanted.items()})
+    sizes = {actor: ([len(one) for one in many],) for actor, many in wanted.items()}
+    made = inquiry.ask(new_groups, sizes, "for groups of NCCL")
     groups = {
         ranks: OverNccl(group)
         for actor, many in wanted.items()

@@ -56,9 +56,15 @@ class GraphCalls:
         return FutureList(sinks) if self._engine.plan.graph.multi else sinks[0]
 
     async def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Admit an execution and wait for its result: a value, or a list of them for a ``MultiOutputNode``.
+        """Admit an execution and wait for its result.
 
-        Raises as `execute_async`, and whatever a node raised.
+        Returns:
+            The value; for a ``MultiOutputNode`` the list of values. Arrays that crossed a process are read-only.
+
+        Raises:
+            Exception: as `execute_async`; or what a node raised, as the very class, with the remote traceback as
+                its ``__cause__``.
+            ExecutionTimeout: a deadline of `options` was missed.
         """
         engine = self._engine
         sinks = engine.submit_now(args, kwargs, self._owner) if self._timeout is None else None
@@ -189,8 +195,12 @@ class CompiledGraph(GraphCalls):
         """A view of this graph whose executions have a deadline.
 
         Args:
-            timeout: seconds from admission until the result; an execution that misses it fails with
-                `ExecutionTimeout` and is abandoned, and the graph goes on. None for no deadline.
+            timeout: seconds from the call, the wait for a place included, until the result; an execution that
+                misses it fails with `ExecutionTimeout` and is abandoned, and the graph goes on. None for no
+                deadline.
+
+        Raises:
+            ValueError: a timeout that is no number of seconds, or less than 0.
         """
         check_timeout(timeout)
         return GraphView(self, timeout)

@@ -8,6 +8,7 @@ from async_adag.actor.control import LoopSnapshot, LoopState
 from async_adag.driver.supervision import Departure, Left
 from async_adag.errors import ActorDied, AdagError, GraphBroken, GraphClosed
 from async_adag.graph.plan import DRIVER, Channel, Plan
+from async_adag.graph.planner import host_of
 
 Reason = Callable[[int], AdagError]
 
@@ -20,17 +21,36 @@ def departure(plan: Plan, left: Left, snapshot: LoopSnapshot) -> Reason:
         LoopState.SENDING: f"while it sent tensors of {snapshot.node} in execution {snapshot.execution}",
         LoopState.RECEIVING: "while it received tensors",
     }.get(snapshot.state, "between nodes")
+    name = name_of(plan, left.actor)
     if left.how is Departure.DIED:
         nodes = ", ".join(task.label for task in actor.tasks)
-        return lambda seq: ActorDied(f"the process of {actor.name} died, {doing}; it ran {nodes}; {_outcome(seq)}")
+        return lambda seq: ActorDied(f"the process of {name} died, {doing}; it ran {nodes}; {_outcome(seq)}")
     said = "its loop ended" if left.how is Departure.GOODBYE else left.text
-    return lambda seq: GraphBroken(f"{actor.name} left the graph, {doing}: {said}; {_outcome(seq)}")
+    return lambda seq: GraphBroken(f"{name} left the graph, {doing}: {said}; {_outcome(seq)}")
+
+
+def lost_edge(plan: Plan, left: Left) -> Reason:
+    """A process has lost the connection of an edge to another host, and neither end's process has died."""
+    number, _, words = left.text.partition(" ")
+    channel = plan.channels[int(number)]
+    writer, *readers = (name_of(plan, process) for process in (channel.writer, *channel.readers))
+    return lambda seq: GraphBroken(
+        f"the edge from {channel.edge} is lost: {words}, as {name_of(plan, left.actor)} finds; it joins {writer} "
+        f"and {', '.join(readers)}; {_outcome(seq)}"
+    )
+
+
+def name_of(plan: Plan, process: int) -> str:
+    """A process in words, with its host where there are several."""
+    name = "the driver" if process == DRIVER else plan.actors[process].name
+    host = host_of(plan.graph, process)
+    return name if host is None else f"{name} on {host}"
 
 
 def channel_failure(plan: Plan, channel: Channel, text: str) -> Reason:
     """What lies in a channel of the driver's is no frame, or no place for one."""
-    actors = [plan.graph.actors[process] for process in (channel.writer, *channel.readers) if process != DRIVER]
-    peers = ", ".join(map(str, actors))
+    actors = [process for process in (channel.writer, *channel.readers) if process != DRIVER]
+    peers = ", ".join(name_of(plan, actor) for actor in actors)
     return lambda seq: GraphBroken(
         f"the channel from {channel.edge} failed: {text}; its other side is {peers}; {_outcome(seq)}"
     )

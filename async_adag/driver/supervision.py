@@ -2,7 +2,8 @@
 
 Each actor is watched twice: by a pidfd, which becomes readable when its process ends, and by the connection of
 the rendezvous, on which a loop says goodbye. Both of all actors sit in one epoll, so that an event loop or a
-waiting thread watches one descriptor.
+waiting thread watches one descriptor. Of an actor on another host there is the connection only, whose end without
+a word is its death.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from async_adag.actor.install import GOODBYE
+from async_adag.actor.joining import GOODBYE, LOST
 from async_adag.channels.rendezvous import receive_text
 
 
@@ -24,11 +25,15 @@ class Departure(Enum):
     GOODBYE = "said goodbye"
     BROKE = "broke"
     DIED = "died"
+    LOST = "lost an edge"  # and is still there
+
+
+_ORDER = [Departure.DIED, Departure.BROKE, Departure.GOODBYE, Departure.LOST]
 
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """An actor has left the graph: which, how, and what it said."""
+    """An actor has left the graph, or lost an edge of it: which, how, and what it said."""
 
     actor: int
     how: Departure
@@ -42,6 +47,7 @@ class Supervision:
         self._epoll = select.epoll()
         self._pidfds: dict[int, int] = {}  # pidfd: actor
         self._connections: dict[int, tuple[int, socket.socket]] = {}  # fd: (actor, connection)
+        self._away: set[int] = set()
         self.present: set[int] = set()
 
     @property
@@ -49,14 +55,22 @@ class Supervision:
         """Readable when `departures` has something to tell."""
         return self._epoll.fileno()
 
-    def watch(self, actor: int, pidfd: int | None, connection: socket.socket) -> None:
-        """Watch an actor. ``pidfd`` is None for an actor that is this very process."""
+    def watch(self, actor: int, pidfd: int | None, connection: socket.socket, away: bool = False) -> None:
+        """Watch an actor. ``pidfd`` is None for an actor that is this very process, or on another host."""
         self.present.add(actor)
+        if away:
+            self._away.add(actor)
         if pidfd is not None:
             self._pidfds[pidfd] = actor
             self._epoll.register(pidfd, select.EPOLLIN)
         connection.setblocking(False)
         self._connections[connection.fileno()] = actor, connection
+        self._epoll.register(connection.fileno(), select.EPOLLIN)
+
+    def listen(self, process: int, connection: socket.socket) -> None:
+        """Hear of edges that this process has lost; ``process`` is its number in the graph."""
+        connection.setblocking(False)
+        self._connections[connection.fileno()] = process, connection
         self._epoll.register(connection.fileno(), select.EPOLLIN)
 
     def departures(self, timeout: float = 0) -> Iterator[Left]:
@@ -67,9 +81,11 @@ class Supervision:
         if self._epoll.closed:
             return
         fds = [fd for fd, _ in self._epoll.poll(timeout)]
-        for fd in sorted(fds, key=lambda fd: fd not in self._pidfds):
-            left = self._death(fd) if fd in self._pidfds else self._word(fd)
-            if left is not None and left.actor in self.present:
+        found = [self._death(fd) if fd in self._pidfds else self._word(fd) for fd in fds]
+        for left in sorted((left for left in found if left is not None), key=lambda left: _ORDER.index(left.how)):
+            if left.how is Departure.LOST:
+                yield left
+            elif left.actor in self.present:
                 self.present.discard(left.actor)
                 yield left
 
@@ -84,12 +100,16 @@ class Supervision:
         text = receive_text(connection)
         if text is None:
             return None
+        if text.startswith(LOST):
+            return Left(actor, Departure.LOST, text[len(LOST) :])
         self._epoll.unregister(fd)
         connection.close()
         del self._connections[fd]
         if text == "":
             # Hung up without a word: its process is ending, and the pidfd will say so; where there is none or
             # the process lives on, nobody else would.
+            if actor in self._away:
+                return Left(actor, Departure.DIED)
             return None if actor in self._pidfds.values() else Left(actor, Departure.BROKE, "hung up")
         return Left(actor, Departure.GOODBYE if text == GOODBYE else Departure.BROKE, text)
 

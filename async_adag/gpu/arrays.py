@@ -1,7 +1,7 @@
 """The borders: arrays of the libraries as spans of memory, and memory that has arrived as arrays of theirs.
 
 Elements are raw bytes here, so every type passes, whether or not the libraries know it of one another. Torch and
-jax are used only where the process has loaded them by itself.
+jax are used only where the process has loaded them by itself; `jax_arrays` has what is different with jax.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from async_adag.gpu import jax_arrays
 from async_adag.gpu.interface import Span
 from async_adag.gpu.transfer import Arrived
 
@@ -23,10 +24,7 @@ def library_of(array: Any) -> str:
     cupy: Any = sys.modules.get("cupy")
     if cupy is not None and hasattr(cupy, "ndarray") and isinstance(array, cupy.ndarray):
         return "cupy"
-    jax: Any = sys.modules.get("jax")
-    if jax is not None and hasattr(jax, "Array") and isinstance(array, jax.Array):
-        return "jax" if all(device.platform in ("gpu", "cuda") for device in array.devices()) else ""
-    return ""
+    return "jax" if jax_arrays.is_jax(array) and jax_arrays.is_on_gpu(array) else ""
 
 
 def span_of(array: Any) -> Span:
@@ -44,31 +42,36 @@ def span_of(array: Any) -> Span:
         if not array.flags.c_contiguous:
             raise ValueError(f"an array of shape {array.shape} is not contiguous: use cupy.ascontiguousarray()")
         return Span(array.data.ptr, array.nbytes)
-    if library == "jax":
-        raise ValueError("jax does not tell where an array lies: use from_jax()")
     raise ValueError(f"{type(array).__name__} is no array of torch or cupy that is on a GPU")
 
 
-def from_jax(array: Any) -> Any:
-    """The same memory as an array of cupy, which cupy's current stream may use; keeps the array of jax."""
-    import cupy
+def expose(array: Any, stream: int) -> tuple[Span, Any]:
+    """Where the elements of an array lie, and what keeps them there. Waits for nothing.
 
-    return cupy.from_dlpack(array)
+    Args:
+        array: of torch or cupy, contiguous; or of jax.
+        stream: a cudaStream_t; what is issued there from now on finds an array of jax computed. (Those of torch
+            and cupy are, in the order of their libraries' current streams.)
+
+    Raises:
+        ValueError: as `span_of`.
+    """
+    return jax_arrays.expose(array, stream) if library_of(array) == "jax" else (span_of(array), array)
 
 
 def current_stream(library: str, ordinal: int) -> int:
     """The stream to which a library issues work now, on this thread: its cudaStream_t.
 
     Args:
-        library: "torch" or "cupy".
+        library: "torch" or "cupy"; or "jax", which has none, so that cupy's stands at its borders.
         ordinal: of the device, as CUDA counts those that this process sees.
 
     Raises:
-        ValueError: the library has none.
+        ValueError: the library is another.
     """
     if library == "torch":
         return int(sys.modules["torch"].cuda.current_stream(ordinal).cuda_stream)
-    if library == "cupy":
+    if library in ("cupy", "jax"):
         import cupy
 
         return int(cupy.cuda.get_current_stream(ordinal).ptr)
@@ -99,10 +102,13 @@ def handle_of(stream: Any) -> int:
     raise TypeError(f"{type(stream).__name__} is no stream of torch or cupy, nor the number of one")
 
 
-def wrap(arrived: Arrived, library: str, dtype: str, shape: Sequence[int], ordinal: int) -> Any:
+def wrap(
+    arrived: Arrived, library: str, dtype: str, shape: Sequence[int], ordinal: int, strides: Sequence[int] = ()
+) -> Any:
     """An array over memory that has arrived, which keeps ``arrived`` for as long as it, or a view of it, lives.
 
-    No copy is made and no stream made to wait: the stream of its first use does so already.
+    No copy is made and no stream made to wait: the stream of its first use does so already. But jax gets a copy of
+    its own, behind which cupy's current stream goes on.
 
     Args:
         arrived: the memory; what an empty array has of it does not matter.
@@ -110,26 +116,41 @@ def wrap(arrived: Arrived, library: str, dtype: str, shape: Sequence[int], ordin
         dtype: its type as the library names it: "bfloat16" for torch and jax, "<f4" for cupy.
         shape: its shape.
         ordinal: of the device, as CUDA counts those that this process sees.
+        strides: how many elements further the next one along each axis lies; () where they lie in rows, as jax's
+            always do.
 
     Raises:
         ValueError: it would be larger than the memory, or the library is another.
     """
     if library == "torch":
-        return _torch(arrived, dtype, tuple(shape), ordinal)
+        return _torch(arrived, dtype, tuple(shape), ordinal, tuple(strides))
     if library == "cupy":
-        return _cupy(arrived, dtype, tuple(shape), ordinal)
+        return _cupy(arrived, dtype, tuple(shape), ordinal, tuple(strides))
     if library == "jax":
         return _jax(arrived, dtype, tuple(shape), ordinal)
     raise ValueError(f"{library!r} is no library whose arrays are known here: torch, cupy and jax are")
 
 
-def extent(span: Span, itemsize: int, shape: Sequence[int]) -> int:
-    """How many bytes an array has.
+def extent(span: Span, itemsize: int, shape: Sequence[int], strides: Sequence[int] = ()) -> int:
+    """How many bytes an array reaches over.
+
+    Args:
+        span: the memory in which it lies, from the beginning.
+        itemsize: of an element, in bytes.
+        shape: its shape.
+        strides: its strides, in elements; () where its elements lie in rows.
 
     Raises:
         ValueError: the memory is not as long.
     """
     nbytes = math.prod(shape) * itemsize
+    if strides and nbytes:
+        reached = [(length - 1) * stride for length, stride in zip(shape, strides, strict=True)]
+        if min(reached) < 0:
+            raise ValueError(
+                f"an array of shape {tuple(shape)} and strides {tuple(strides)} begins before its memory"
+            )
+        nbytes = (1 + sum(reached)) * itemsize
     if nbytes > span.nbytes:
         raise ValueError(
             f"an array of shape {tuple(shape)} needs {nbytes:,} bytes, and {span.nbytes:,} bytes have arrived"
@@ -137,7 +158,9 @@ def extent(span: Span, itemsize: int, shape: Sequence[int]) -> int:
     return nbytes
 
 
-def _cupy(arrived: Arrived, dtype: Any, shape: tuple[int, ...], ordinal: int) -> Any:
+def _cupy(
+    arrived: Arrived, dtype: Any, shape: tuple[int, ...], ordinal: int, strides: tuple[int, ...] = ()
+) -> Any:
     import cupy
 
     kind = cupy.dtype(dtype)
@@ -145,27 +168,30 @@ def _cupy(arrived: Arrived, dtype: Any, shape: tuple[int, ...], ordinal: int) ->
         with cupy.cuda.Device(ordinal):
             return cupy.empty(shape, kind)
     span = arrived.span
-    memory = cupy.cuda.UnownedMemory(span.address, extent(span, kind.itemsize, shape), arrived, ordinal)
-    return cupy.ndarray(shape, kind, cupy.cuda.MemoryPointer(memory, 0))
+    nbytes = extent(span, kind.itemsize, shape, strides)
+    memory = cupy.cuda.UnownedMemory(span.address, nbytes, arrived, ordinal)
+    in_bytes = tuple(kind.itemsize * stride for stride in strides) or None
+    return cupy.ndarray(shape, kind, cupy.cuda.MemoryPointer(memory, 0), in_bytes)
 
 
-def _torch(arrived: Arrived, dtype: str, shape: tuple[int, ...], ordinal: int) -> Any:
+def _torch(arrived: Arrived, dtype: str, shape: tuple[int, ...], ordinal: int, strides: tuple[int, ...]) -> Any:
     torch: Any = sys.modules["torch"]
     kind = getattr(torch, dtype)
     if 0 in shape:
         return torch.empty(shape, dtype=kind, device=f"cuda:{ordinal}")
-    raw = _cupy(arrived, "u1", (extent(arrived.span, kind.itemsize, shape),), ordinal)
+    raw = _cupy(arrived, "u1", (extent(arrived.span, kind.itemsize, shape, strides),), ordinal)
     # By way of a capsule, and with -1, for neither library's stream is to wait for the other's.
-    return torch.from_dlpack(raw.__dlpack__(stream=-1)).view(kind).reshape(shape)
+    flat = torch.from_dlpack(raw.__dlpack__(stream=-1)).view(kind)
+    return flat.as_strided(shape, strides) if strides else flat.reshape(shape)
 
 
 def _jax(arrived: Arrived, dtype: str, shape: tuple[int, ...], ordinal: int) -> Any:
-    """Unlike the others, has jax wait for cupy's current stream, as jax has no stream that could be told."""
     jax: Any = sys.modules["jax"]
     kind = jax.numpy.dtype(dtype)
     if 0 in shape:
         return jax.numpy.zeros(shape, kind)
-    array = _cupy(arrived, "u1", (extent(arrived.span, kind.itemsize, shape),), ordinal)
-    if kind.name.startswith("float8"):  # DLPack does not know them
-        return jax.lax.bitcast_convert_type(jax.dlpack.from_dlpack(array.reshape(shape)), kind)
-    return jax.dlpack.from_dlpack(array.view(kind).reshape(shape))
+    raw = _cupy(arrived, "u1", (extent(arrived.span, kind.itemsize, shape),), ordinal)
+    stream = current_stream("jax", ordinal)
+    if kind.name.startswith(("float8", "bfloat16")):  # which not every cupy has, or hands on
+        return jax_arrays.take_over(raw.view(f"u{kind.itemsize}").reshape(shape), stream, bits_of=kind.name)
+    return jax_arrays.take_over(raw.view(kind).reshape(shape), stream)

@@ -42,6 +42,22 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
     return True
 
 
+def behind_all(streams: Sequence[Stream], joining: Stream, event: Event) -> Stream:
+    """A stream on which what is issued now comes behind all that was issued to each of ``streams``.
+
+    Args:
+        streams: at least one.
+        joining: made to wait for them, where they are several.
+        event: recorded and waited for at once.
+    """
+    if len(streams) == 1:
+        return streams[0]
+    for stream in streams:
+        stream.record(event)
+        joining.wait(event)
+    return joining
+
+
 class Events:
     """Events that this process alone records, each made once."""
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from async_adag.gpu.host_function import ring_address
 from async_adag.gpu.interface import DeviceError, Event, Export, NotExportable, Span, Stream
+from async_adag.gpu.mappings import Mappings
 
 _SUCCESS = 0
 _INVALID_VALUE = 1
@@ -110,6 +111,9 @@ class CudaDevice:
     """A CUDA device, in this process; see `interface.Device`.
 
     Its objects belong to it and are to be used with it only. May be used by several threads.
+
+    Attributes:
+        mappings: what this process has open on it of others, whichever graph brings it.
     """
 
     def __init__(self, runtime: Any, ordinal: int) -> None:
@@ -120,6 +124,7 @@ class CudaDevice:
         self.driver = _Driver()
         self.identity = self.driver.identity(ordinal)
         self.name = self.driver.name(ordinal)
+        self.mappings = Mappings(self)
         self._waiting = threading.local()
 
     def __repr__(self) -> str:

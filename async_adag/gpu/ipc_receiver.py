@@ -2,37 +2,38 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 from async_adag.gpu.acks import CLOSED, HELD, Acks, Shared
 from async_adag.gpu.arrivals import Arrival, Arrivals
-from async_adag.gpu.buffers import Buffer, Buffers, lay_out, spans_in, wait_until
+from async_adag.gpu.buffers import Buffer, Buffers, behind_all, lay_out, spans_in, wait_until
 from async_adag.gpu.interface import Device, DeviceError, Span, Stream
 from async_adag.gpu.ipc import Note, leases_for
 from async_adag.gpu.mappings import Mappings
 
 
 class _Lease:
-    """A slot that somebody here refers to, and the stream where it is used."""
+    """A slot that somebody here refers to, and the streams where it is used."""
 
-    __slots__ = ("generation", "slot", "stream")
+    __slots__ = ("generation", "slot", "streams")
 
-    def __init__(self, slot: int, generation: int, stream: Stream) -> None:
+    def __init__(self, slot: int, generation: int, streams: Sequence[Stream]) -> None:
         self.slot = slot
         self.generation = generation
-        self.stream = stream
+        self.streams = streams
 
 
 class _Copy:
-    """A copy that somebody here refers to, and the stream where it is used."""
+    """A copy that somebody here refers to, and the streams where it is used."""
 
-    __slots__ = ("buffer", "stream")
+    __slots__ = ("buffer", "streams")
 
-    def __init__(self, buffer: Buffer, stream: Stream) -> None:
+    def __init__(self, buffer: Buffer, streams: Sequence[Stream]) -> None:
         self.buffer = buffer
-        self.stream = stream
+        self.streams = streams
 
 
 class IpcReceiver:
@@ -71,6 +72,7 @@ class IpcReceiver:
         self._stream = device.stream()
         self._copied = device.event()
         self._followed = device.event()
+        self._behind = device.event()  # recorded, and waited for at once
         self._buffers = Buffers(device, backlog=slots)
         self._mappings = mappings or Mappings(device)
         self._allocations: dict[int, tuple[bytes, Span]] = {}
@@ -82,11 +84,15 @@ class IpcReceiver:
         self._whole: list[int] | None = None  # once the writer is given up: what had become ready, by slot
         self._unused = False
         self._freed = False
+        # The last net: when the process ends, its device waits for its streams, and they may wait for the writer.
+        self._letting_go = weakref.finalize(self, self._page.let_reader_go)
 
     def _open_part(self, reader: int, slots: int) -> Acks:
         return Acks(self._shared, reader, slots)
 
-    def receive(self, note: Note, sizes: Sequence[int], stream: Stream) -> list[Arrival]:
+    def receive(
+        self, note: Note, sizes: Sequence[int], stream: Stream, others: Sequence[Stream] = ()
+    ) -> list[Arrival]:
         """As `transfer.Receiver.receive`: where the writer has put it, unless too much is kept already."""
         if self._closed:
             raise DeviceError("this edge was closed")
@@ -103,16 +109,18 @@ class IpcReceiver:
             if not 0 <= offset <= whole.nbytes - size:
                 raise DeviceError(f"{size} bytes at {offset} are not in an allocation of {whole.nbytes}")
             spans.append(Span(whole.address + offset, size))
+        streams = [stream, *others]
         if self._leases < self._limit:
-            self._page.wait_until_ready(stream, slot, generation)
+            for using in streams:
+                self._page.wait_until_ready(using, slot, generation)
             if self.follower is not None:
                 self._page.wait_until_ready(self.follower, slot, generation)
                 self.follower.record(self._followed)
             self._leases += 1
-            return self._arrivals.hand_out(_Lease(slot, generation, stream), spans)
-        return self._copy(slot, generation, spans, stream)
+            return self._arrivals.hand_out(_Lease(slot, generation, streams), spans)
+        return self._copy(slot, generation, spans, streams)
 
-    def _copy(self, slot: int, generation: int, spans: list[Span], stream: Stream) -> list[Arrival]:
+    def _copy(self, slot: int, generation: int, spans: list[Span], streams: list[Stream]) -> list[Arrival]:
         """Have it copied into memory of ours, so that the writer may have its slot back."""
         sizes = [span.nbytes for span in spans]
         offsets, total = lay_out(sizes)
@@ -122,25 +130,30 @@ class IpcReceiver:
         for target, source in zip(copies, spans, strict=True):
             self._device.copy(target, source, self._stream)
         self._stream.record(self._copied)
-        stream.wait(self._copied)
+        for using in streams:
+            using.wait(self._copied)
         if self.follower is not None:
             self.follower.wait(self._copied)
         self._ack(slot, generation, self._stream)
-        return self._arrivals.hand_out(_Copy(buffer, stream), copies)
+        return self._arrivals.hand_out(_Copy(buffer, streams), copies)
 
     def _gone(self, kept: _Lease | _Copy) -> None:
         try:
             if self._closed:
                 self._device.enter()  # this may be any thread
+            last = self._last_use(kept.streams)
             if isinstance(kept, _Copy):
-                self._buffers.give_back(kept.buffer, kept.stream)
+                self._buffers.give_back(kept.buffer, last)
             else:
                 self._leases -= 1
-                self._ack(kept.slot, kept.generation, kept.stream)
+                self._ack(kept.slot, kept.generation, last)
         except DeviceError:
             if not self._closed:
                 raise
             # Whoever drops a result of a graph that is long closed, on a device that has failed, need not know.
+
+    def _last_use(self, streams: Sequence[Stream]) -> Stream:
+        return behind_all(streams, self._stream, self._behind)
 
     def _ack(self, slot: int, generation: int, stream: Stream) -> None:
         """Tell the writer that it may fill a slot behind what is issued to ``stream`` so far."""
@@ -208,8 +221,10 @@ class IpcReceiver:
         if not (self._buffers.close(self._linger) and done):
             return  # still in use, so it stays mapped, and the writer keeps the memory while this process lives
         self._freed = True
+        self._letting_go.detach()
         self._copied.close()
         self._followed.close()
+        self._behind.close()
         for handle, _ in self._allocations.values():
             self._mappings.release(handle)
         self._stream.close()

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from async_adag.gpu.arrivals import Arrival, Arrivals
-from async_adag.gpu.buffers import Buffer, Buffers, Events, lay_out, spans_in
+from async_adag.gpu.buffers import Buffer, Buffers, Events, behind_all, lay_out, spans_in
 from async_adag.gpu.held import Held
 from async_adag.gpu.interface import Device, DeviceError, Event, Link, Span, Stream
 
@@ -133,13 +133,13 @@ class LinkSender:
 
 
 class _Kept:
-    """A buffer that somebody refers to, and the stream where it is used."""
+    """A buffer that somebody refers to, and the streams where it is used."""
 
-    __slots__ = ("buffer", "stream")
+    __slots__ = ("buffer", "streams")
 
-    def __init__(self, buffer: Buffer, stream: Stream) -> None:
+    def __init__(self, buffer: Buffer, streams: Sequence[Stream]) -> None:
         self.buffer = buffer
-        self.stream = stream
+        self.streams = streams
 
 
 class LinkReceiver:
@@ -164,6 +164,7 @@ class LinkReceiver:
         self._linger = linger
         self._stream = device.stream()
         self._received = device.event()
+        self._behind = device.event()  # recorded, and waited for at once
         self._overlap = overlap
         self._buffers = self._make_buffers(device, backlog)
         self._arrivals: Arrivals[_Kept] = Arrivals(self._gone, self._finish)
@@ -176,7 +177,9 @@ class LinkReceiver:
     def _make_buffers(device: Device, backlog: int) -> Buffers:
         return Buffers(device, backlog)
 
-    def receive(self, note: int, sizes: Sequence[int], stream: Stream) -> list[Arrival]:
+    def receive(
+        self, note: int, sizes: Sequence[int], stream: Stream, others: Sequence[Stream] = ()
+    ) -> list[Arrival]:
         """As `transfer.Receiver.receive`."""
         if self._closed:
             raise DeviceError("this edge was closed")
@@ -188,8 +191,9 @@ class LinkReceiver:
         offsets, total = lay_out(sizes)
         buffer = self._buffers.take(total, self._stream)
         spans = spans_in(buffer.span, offsets, sizes)
-        if not self._overlap:
-            stream.record(self._received)
+        streams = [stream, *others]
+        for using in () if self._overlap else streams:
+            using.record(self._received)
             self._stream.wait(self._received)
         try:
             with self._link.group():
@@ -199,16 +203,20 @@ class LinkReceiver:
             self._stranded.append(buffer)  # some of it may be under way, into this
             raise
         self._stream.record(self._received)
-        stream.wait(self._received)
-        return self._arrivals.hand_out(_Kept(buffer, stream), spans)
+        for using in streams:
+            using.wait(self._received)
+        return self._arrivals.hand_out(_Kept(buffer, streams), spans)
 
     def _gone(self, kept: _Kept) -> None:
         try:
-            self._buffers.give_back(kept.buffer, kept.stream)
+            self._buffers.give_back(kept.buffer, self._last_use(kept.streams))
         except DeviceError:
             if not self._closed:
                 raise
             # Whoever drops a result of a graph that is long closed, on a device that has failed, need not know.
+
+    def _last_use(self, streams: Sequence[Stream]) -> Stream:
+        return behind_all(streams, self._stream, self._behind)
 
     def close(self) -> None:
         """As `transfer.Receiver.close`; the link is destroyed too, and what is still to come never does.
@@ -232,4 +240,5 @@ class LinkReceiver:
             pass  # it has failed, and its memory is gone with it
         self._buffers.close(self._linger)
         self._received.close()
+        self._behind.close()
         self._stream.close()

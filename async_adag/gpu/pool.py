@@ -10,10 +10,11 @@ import bisect
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from async_adag.gpu.cuda import find_device
 from async_adag.gpu.interface import Device, DeviceError, Memory, Span
 
 if TYPE_CHECKING:
@@ -114,15 +115,21 @@ class ExportablePool:
 
     Attributes:
         allocations: what its arrays lie in; ``allocations.find`` is what a sender asks.
+        device: where they are.
     """
 
     def __init__(self, device: CudaDevice) -> None:
         import cupy
 
         self.allocations = Allocations(device)
+        self.device = device
         self._cuda: Any = cupy.cuda
         self._ordinal = device.ordinal
         self._pool: Any = cupy.cuda.MemoryPool(self._allocate)
+
+    def malloc(self, nbytes: int) -> Any:
+        """Memory as cupy's allocators give it."""
+        return self._pool.malloc(nbytes)
 
     @contextmanager
     def using(self) -> Iterator[None]:
@@ -146,6 +153,34 @@ class ExportablePool:
         kept = _Kept()
         weakref.finalize(kept, self.allocations.drop, number).atexit = False
         return self._cuda.MemoryPointer(self._cuda.UnownedMemory(span.address, nbytes, kept, self._ordinal), 0)
+
+
+_pools: dict[int, ExportablePool] = {}
+
+
+def exportable_allocator() -> Callable[[int], Any]:
+    """An allocator for cupy, by which large arrays that a method returns are handed over without a copy.
+
+    For ``cupy.cuda.set_allocator`` in an actor's ``__init__``, before graphs are compiled: it has to be there when
+    an edge is made. Readers on the same GPU then use arrays of at least 1 MiB where their writer has made them. So
+    an array, once it was returned, must not be written again: nothing orders that after the reads of others, who
+    would find it changed. What has been handed over is given back to the device when this process ends.
+
+    Returns:
+        Takes a number of bytes; the same one each time, for the current device of this thread.
+
+    Raises:
+        DeviceError: there is no device that can be used; says what is missing.
+    """
+    device = find_device()
+    if device.ordinal not in _pools:
+        _pools[device.ordinal] = ExportablePool(device)
+    return _pools[device.ordinal].malloc
+
+
+def exportable_allocations(device: Device) -> Allocations | None:
+    """What `exportable_allocator` has made arrays of on a device; None if nobody has asked for it."""
+    return next((pool.allocations for pool in _pools.values() if pool.device is device), None)
 
 
 class _Kept:

@@ -113,10 +113,11 @@ class SimulatedWords:
         if memory.readonly or address % PAGE or memory.nbytes % _WORD:
             raise DeviceError("invalid argument: words need writable memory that begins with a page")
         view = memory.cast("B").cast("q")
-        self._words = [
-            known.setdefault(address + index * _WORD, Word(view[index : index + 1], f"word {index}"))
-            for index in range(len(view))
-        ]
+        addresses = range(address, address + memory.nbytes, _WORD)
+        for index, at in enumerate(addresses):
+            if at not in known:
+                known[at] = Word(view[index : index + 1], f"word {index}")
+        self._words = [known[at] for at in addresses]
         self._host = host
         self._queue_of = queue_of
         self._now = now

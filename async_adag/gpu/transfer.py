@@ -58,13 +58,16 @@ class Sender(Protocol):
 class Receiver(Protocol):
     """One reader's end of one edge."""
 
-    def receive(self, note: Any, sizes: Sequence[int], stream: Stream) -> list[Arrived]:
+    def receive(
+        self, note: Any, sizes: Sequence[int], stream: Stream, others: Sequence[Stream] = ()
+    ) -> list[Arrived]:
         """What a note tells of, in the order in which it was announced.
 
         Args:
             note: what came in the frame.
             sizes: of each tensor, in bytes.
             stream: where it will be used: what is issued there from now on finds it whole.
+            others: where it will be used too, if several libraries have part of it.
 
         Raises:
             DeviceError: the edge cannot go on.

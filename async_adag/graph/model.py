@@ -81,6 +81,24 @@ class Actor:
 
 
 @dataclass(frozen=True, slots=True)
+class Host:
+    """Where processes live that share memory.
+
+    Attributes:
+        node: the id of Ray's node, in hexadecimal.
+        address: the node's address, as Ray knows it.
+        cell: tells apart those on one node that cannot share memory, such as containers; 0 where they can.
+    """
+
+    node: str
+    address: str
+    cell: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.address} (node {self.node[:6]}{f', apart: {self.cell}' if self.cell else ''})"
+
+
+@dataclass(frozen=True, slots=True)
 class TensorTransport:
     """How the tensors in a node's result are to travel: what ``with_tensor_transport`` asked for.
 
@@ -202,6 +220,8 @@ class Graph:
         gpus: by actor, the GPU that it has (CUDA's UUID), or "" for none; () where nobody asked.
         driver_gpu: the driver's, if it is to get results on it.
         async_actors: those of the actors with a GPU whose executions interleave.
+        hosts: by actor, where it lives; () where all live where the driver does.
+        driver_host: where the driver does; None where nobody asked.
     """
 
     actors: tuple[Actor, ...]
@@ -212,6 +232,12 @@ class Graph:
     gpus: tuple[str, ...] = ()
     driver_gpu: str = ""
     async_actors: frozenset[int] = frozenset()
+    hosts: tuple[Host, ...] = ()
+    driver_host: Host | None = None
+
+    def host(self, actor: int | None) -> Host | None:
+        """Where an actor lives; of None, where the driver does. None where all live on one host."""
+        return self.driver_host if actor is None or not self.hosts else self.hosts[actor]
 
     def gpu_edge(self, result: FromNode, reader: int | None) -> str:
         """What carries tensors in a result from GPU to GPU: "ipc" on one GPU, "nccl" between two; "" for nothing.
@@ -224,12 +250,15 @@ class Graph:
         transport = writer.transports[result.index] if writer.transports else None
         if transport is None or not transport.may_use_gpu() or not self.gpus or writer.actor == reader:
             return ""
-        if transport.kind == "auto" and not self.async_actors.isdisjoint((writer.actor, reader)):
-            return ""  # whose executions interleave
         here, there = self.gpus[writer.actor], self.driver_gpu if reader is None else self.gpus[reader]
         if not here or not there:
             return ""
-        return "ipc" if here == there else "" if reader is None else "nccl"
+        if here == there and self.host(writer.actor) != self.host(reader):
+            return ""  # one GPU, and nothing by which its memory could be handed over
+        kind = "ipc" if here == there else "" if reader is None else "nccl"
+        interleaving = {writer.actor, reader} if kind == "nccl" else {writer.actor}
+        # The executions of async actors interleave: they read over IPC, and that is all.
+        return "" if transport.kind == "auto" and not interleaving.isdisjoint(self.async_actors) else kind
 
     def staging(self, result: FromNode, reader: int | None) -> tuple[bool, bool]:
         """Whether the writer of a result copies its tensors to the CPU's memory, and a reader them to its GPU.

@@ -54,6 +54,12 @@ def ring_transport(slots: int, buffer_size: int, communicator: str = "") -> Tran
     return Transport("ring", ring)
 
 
+def tcp_transport(ring: Transport) -> Transport:
+    """TCP to another host, where the frames land in this ring."""
+    short = "TCP" if ring.short == "ring" else f"{ring.short}, TCP"
+    return Transport(short, f"TCP to another host, there a {ring.words}")
+
+
 @dataclass(frozen=True, slots=True)
 class Carrier:
     """What carries values away from where they are made: a channel, or nothing where they stay in their process.

@@ -20,6 +20,7 @@ from async_adag.actor.moved import MovedReader, MovedWriter
 from async_adag.channels.direct import Direct, DirectReader, DirectWriter
 from async_adag.channels.doorbell import Doorbell
 from async_adag.channels.ring import RingReader, RingSpec, RingWriter, create_ring
+from tests.tcp import TurningReader, TurningWriter, link
 
 settings.register_profile("same-each-time", derandomize=True, deadline=None)
 settings.load_profile("same-each-time")
@@ -46,6 +47,7 @@ class Channel:
     writer_bell: Doorbell
     spec: RingSpec | None = None
     memory: int = -1
+    on_close: Callable[[], None] = lambda: None
 
     @property
     def reader(self) -> Any:
@@ -75,6 +77,7 @@ class Channel:
     def close(self) -> None:
         for end in (self.writer, *self.readers):
             end.close()
+        self.on_close()
         for bell in (self.writer_bell, *self.bells):
             bell.close()
         memory, self.memory = self.memory, -1
@@ -149,6 +152,14 @@ def open_moved(readers: int = 1) -> Channel:
     return ring
 
 
+def open_tcp(readers: int = 1, slots: int = SLOTS) -> Channel:
+    """A channel over TCP, whose ends take their turns by themselves."""
+    made, bell = link(readers, slots), Doorbell.create()
+    reading = [TurningReader(made, reader) for reader in made.readers]
+    writer = TurningWriter(made, bell)
+    return Channel(slots, writer, reading, made.bells, bell, made.spec, on_close=made.close)
+
+
 KINDS: dict[str, Callable[[], Channel]] = {
     "ring": open_ring,
     "ring-of-3": lambda: open_ring(3),
@@ -156,6 +167,8 @@ KINDS: dict[str, Callable[[], Channel]] = {
     "direct-of-3": lambda: open_direct(3),
     "moved": open_moved,
     "moved-of-3": lambda: open_moved(3),
+    "tcp": open_tcp,
+    "tcp-of-3": lambda: open_tcp(3),
 }
 
 

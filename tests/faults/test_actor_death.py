@@ -49,8 +49,8 @@ def check(error: BaseException, *words: str) -> None:
         assert word in str(error)
 
 
-async def test_sigkill_in_the_middle_of_an_execution(workers, make_actor, gate):
-    victim = make_actor()
+async def test_sigkill_in_the_middle_of_an_execution(workers, make_victim, gate):
+    victim = make_victim()
     pid = await victim.pid.remote()
     compiled = async_adag.compile(chain(workers[0], victim, workers[1]), max_inflight=4)
     arrived = [await compiled.execute_async(n) for n in range(3)]
@@ -80,8 +80,8 @@ async def test_sigkill_in_the_middle_of_an_execution(workers, make_actor, gate):
     await are_free(workers)
 
 
-def test_refs_of_a_graph_that_broke(workers, make_actor, gate):
-    victim = make_actor()
+def test_refs_of_a_graph_that_broke(workers, make_victim, gate):
+    victim = make_victim()
     pid = ray.get(victim.pid.remote())
     with async_adag.compile(chain(workers[0], victim, workers[1])) as compiled:
         arrived = [compiled.execute(n) for n in range(3)]
@@ -100,8 +100,8 @@ def test_refs_of_a_graph_that_broke(workers, make_actor, gate):
     asyncio.run(are_free(workers))
 
 
-def test_a_thread_that_waits_is_told(workers, make_actor, gate):
-    victim = make_actor()
+def test_a_thread_that_waits_is_told(workers, make_victim, gate):
+    victim = make_victim()
     pid = ray.get(victim.pid.remote())
     with async_adag.compile(chain(workers[0], victim, workers[1]), max_inflight=1) as compiled:
         ref = compiled.execute(gate.path)
@@ -126,8 +126,8 @@ def exit_(_):
 
 @pytest.mark.parametrize("kind", [Worker, AsyncWorker])
 @pytest.mark.parametrize("ending", [leave, fault, exit_])
-async def test_a_node_that_ends_its_process(workers, make_actor, ending, kind):
-    victim = make_actor(kind)
+async def test_a_node_that_ends_its_process(workers, make_victim, ending, kind):
+    victim = make_victim(kind)
     with InputNode() as x:
         dag = workers[1].echo.bind(victim.call.bind(ending, workers[0].echo.bind(x)))
     async with async_adag.compile(dag) as compiled:
@@ -139,8 +139,8 @@ async def test_a_node_that_ends_its_process(workers, make_actor, ending, kind):
 
 
 @pytest.mark.parametrize("kind", [Worker, AsyncWorker])
-async def test_ray_kill(workers, make_actor, gate, kind):
-    victim = make_actor(kind)
+async def test_ray_kill(workers, make_victim, gate, kind):
+    victim = make_victim(kind)
     path = gate.path
     with InputNode() as x:
         dag = workers[1].echo.bind(victim.call.bind(wait_at, x))
@@ -154,8 +154,8 @@ async def test_ray_kill(workers, make_actor, gate, kind):
     await are_free(workers)
 
 
-async def test_executions_that_interleave_on_an_async_actor(workers, make_actor):
-    victim = make_actor(AsyncWorker)
+async def test_executions_that_interleave_on_an_async_actor(workers, make_victim):
+    victim = make_victim(AsyncWorker)
     pid = await victim.pid.remote()
     with InputNode() as x:
         dag = workers[1].echo.bind(victim.wait.bind(x))
@@ -170,8 +170,8 @@ async def test_executions_that_interleave_on_an_async_actor(workers, make_actor)
     await are_free(workers)
 
 
-async def test_outputs_that_had_arrived_stay(workers, make_actor, gate):
-    victim = make_actor()
+async def test_outputs_that_had_arrived_stay(workers, make_victim, gate):
+    victim = make_victim()
     with InputNode() as x:
         dag = MultiOutputNode([workers[0].echo.bind(x), victim.hold.bind(x)])
     async with async_adag.compile(dag) as compiled:
@@ -187,8 +187,8 @@ async def test_outputs_that_had_arrived_stay(workers, make_actor, gate):
 
 
 @pytest.mark.parametrize("kind", [Worker, AsyncWorker])
-async def test_an_actor_that_dies_while_nothing_is_in_flight(workers, make_actor, kind):
-    victim = make_actor(kind)
+async def test_an_actor_that_dies_while_nothing_is_in_flight(workers, make_victim, kind):
+    victim = make_victim(kind)
     pid = await victim.pid.remote()
     compiled = async_adag.compile(chain(workers[0], victim, workers[1], "echo"))
     assert await compiled(1) == 1
@@ -206,8 +206,8 @@ async def test_an_actor_that_dies_while_nothing_is_in_flight(workers, make_actor
     await are_free(workers)
 
 
-def test_nothing_in_flight_and_nobody_awaits(workers, make_actor):
-    victim = make_actor()
+def test_nothing_in_flight_and_nobody_awaits(workers, make_victim):
+    victim = make_victim()
     pid = ray.get(victim.pid.remote())
     with async_adag.compile(chain(workers[0], victim, workers[1])) as compiled:
         assert compiled.execute(1).get() == 1
@@ -222,8 +222,8 @@ def test_nothing_in_flight_and_nobody_awaits(workers, make_actor):
 
 
 @pytest.mark.parametrize("kind", [Worker, AsyncWorker])
-async def test_an_actor_that_dies_while_its_graph_drains(workers, make_actor, gate, kind):
-    victim = make_actor(kind)
+async def test_an_actor_that_dies_while_its_graph_drains(workers, make_victim, gate, kind):
+    victim = make_victim(kind)
     with InputNode() as x:
         dag = workers[1].echo.bind(victim.call.bind(wait_at, x))
     compiled = async_adag.compile(dag)
@@ -239,9 +239,9 @@ async def test_an_actor_that_dies_while_its_graph_drains(workers, make_actor, ga
     await are_free(workers)
 
 
-async def test_a_broken_graph_that_is_dropped_is_let_go_of(workers, make_actor, gate):
+async def test_a_broken_graph_that_is_dropped_is_let_go_of(workers, make_victim, gate):
     """Though its calls have raised, and its event loop runs on: errors hold frames, and frames the graph."""
-    victim = make_actor()
+    victim = make_victim()
     compiled = async_adag.compile(chain(workers[0], victim, workers[1]), max_inflight=1)
     held = await compiled.execute_async(gate.path)
     waiting = [asyncio.ensure_future(compiled(1)), asyncio.wrap_future(in_thread(compiled.execute, 2))]
@@ -266,8 +266,8 @@ async def test_a_broken_graph_that_is_dropped_is_let_go_of(workers, make_actor, 
     await until(is_gone)  # the thread is to end, and callbacks of the futures are still to run
 
 
-async def test_two_actors_that_die_at_once(workers, make_actor, gate):
-    victims = [make_actor(), make_actor()]
+async def test_two_actors_that_die_at_once(workers, make_victim, gate):
+    victims = [make_victim(), make_victim()]
     with InputNode() as x:
         dag = workers[0].echo.bind(victims[1].echo.bind(victims[0].hold.bind(x)))
     async with async_adag.compile(dag) as compiled:
@@ -281,8 +281,8 @@ async def test_two_actors_that_die_at_once(workers, make_actor, gate):
     await are_free(workers)
 
 
-async def test_all_graphs_of_the_actor_and_no_others(workers, make_actor, gate):
-    victim = make_actor()
+async def test_all_graphs_of_the_actor_and_no_others(workers, make_victim, gate):
+    victim = make_victim()
     with InputNode() as x:
         other = workers[1].echo.bind(workers[0].echo.bind(x))
     dags = [chain(workers[0], victim, workers[1]), chain(workers[1], victim, workers[0]), other]
@@ -300,8 +300,8 @@ async def test_all_graphs_of_the_actor_and_no_others(workers, make_actor, gate):
         assert await fine(2) == 2
 
 
-async def test_after_teardown_a_death_changes_nothing(workers, make_actor):
-    victim = make_actor()
+async def test_after_teardown_a_death_changes_nothing(workers, make_victim):
+    victim = make_victim()
     compiled = async_adag.compile(chain(workers[0], victim, workers[1]))
     future = await compiled.execute_async(1)
     assert await future == 1
@@ -336,8 +336,8 @@ def fork_and_wait(path):
 
 @pytest.mark.parametrize("kind", [Worker, AsyncWorker])
 @pytest.mark.parametrize("way", ["await", "map"])
-async def test_a_death_is_seen_though_a_forked_child_lives(workers, make_actor, make_gate, kind, way):
-    victim, child, method = make_actor(kind), make_gate(), make_gate()
+async def test_a_death_is_seen_though_a_forked_child_lives(workers, make_victim, make_gate, kind, way):
+    victim, child, method = make_victim(kind), make_gate(), make_gate()
     pid = await victim.pid.remote()
     await victim.call.remote(fork_and_wait, child.path)
     with InputNode() as x:
@@ -355,8 +355,8 @@ async def test_a_death_is_seen_though_a_forked_child_lives(workers, make_actor, 
     await are_free(workers)
 
 
-async def test_a_child_that_a_node_forked_may_end(workers, make_actor):
-    actor = make_actor()
+async def test_a_child_that_a_node_forked_may_end(workers, make_victim):
+    actor = make_victim()
     with InputNode() as x:
         dag = workers[0].echo.bind(actor.call.bind(fork_and_reap, x))
     async with async_adag.compile(dag) as compiled:
@@ -370,9 +370,9 @@ def fork_and_reap(status):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-async def test_a_broken_graph_leaves_nothing_behind(workers, make_actor):
+async def test_a_broken_graph_leaves_nothing_behind(workers, make_victim):
     async def round_():
-        victim = make_actor()
+        victim = make_victim()
         with InputNode() as x:
             dag = workers[1].echo.bind(victim.call.bind(leave, workers[0].echo.bind(x)))
         async with async_adag.compile(dag) as compiled:

@@ -61,8 +61,8 @@ def die_at(value, function):
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_killed_while(workers, make_actor, operation):
-    victim = make_actor()
+def test_killed_while(workers, make_victim, operation):
+    victim = make_victim()
     with InputNode() as x:
         dag = workers[1].echo.bind(victim.call.bind(die_at, workers[0].echo.bind(x), OPERATIONS[operation]))
     with async_adag.compile(dag, max_inflight=4) as compiled:
@@ -89,8 +89,8 @@ def test_killed_while(workers, make_actor, operation):
 
 
 @pytest.mark.parametrize("operation", ASYNC_OPERATIONS)
-def test_an_async_actor_is_killed_while(workers, make_actor, operation):
-    victim = make_actor(AsyncWorker)
+def test_an_async_actor_is_killed_while(workers, make_victim, operation):
+    victim = make_victim(AsyncWorker)
     function = ASYNC_OPERATIONS[operation]
     with InputNode() as x:
         dag = workers[1].echo.bind(victim.call.bind(die_at, workers[0].echo.bind(x), function))
@@ -118,8 +118,8 @@ def test_an_async_actor_is_killed_while(workers, make_actor, operation):
 
 @pytest.mark.parametrize("kind", [Worker, AsyncWorker])
 @pytest.mark.parametrize("ending", ["SIGKILL", "os._exit", "segfault", "SystemExit", "ray.kill"])
-async def test_an_actor_that_ends_in_the_midst_of_map(workers, make_actor, kind, ending):
-    victim = make_actor(kind)
+async def test_an_actor_that_ends_in_the_midst_of_map(workers, make_victim, kind, ending):
+    victim = make_victim(kind)
     with InputNode() as x:
         dag = workers[1].echo.bind(victim.call.bind(end_if, x, ending))
     results = []

@@ -19,8 +19,9 @@ from ray.dag import InputNode
 
 import async_adag
 from async_adag.actor.control import control_size
-from async_adag.actor.install import READY, Share, install
+from async_adag.actor.install import READY, install
 from async_adag.actor.ray_runtime import call_in_actor
+from async_adag.actor.share import Share
 from async_adag.actor.wiring import ring_spec, wire
 from async_adag.channels import rendezvous
 from async_adag.channels.codec import dumps
@@ -28,7 +29,7 @@ from async_adag.channels.memory import create_file
 from async_adag.channels.pollers import create_board
 from async_adag.channels.rendezvous import KNOCKS, TOKEN_BYTES, Address, receive_text, send_fds
 from async_adag.channels.ring import create_ring
-from async_adag.graph.plan import plan_graph
+from async_adag.graph.planner import plan_graph
 from async_adag.graph.ray_dag import read_dag
 from tests.belongings import take_stock
 from tests.gate import wait_at
@@ -81,7 +82,7 @@ def false_driver():
 
 
 def installing(worker, graph, address, timeout=SOON):
-    return call_in_actor(worker, install, async_adag.__version__, address, 0, dumps(graph.share), timeout)
+    return call_in_actor(worker, install, async_adag.__version__, address, dumps(graph.share), timeout)
 
 
 def refusal(ref):

@@ -12,8 +12,8 @@ import pytest
 from ray.dag import InputNode
 
 import async_adag
+from async_adag.channels.reception import SILENT
 from async_adag.channels.rendezvous import TOKEN_BYTES, Address, connect
-from async_adag.driver.deploy import SILENT
 from tests.belongings import take_stock
 from tests.scripts import start, wait_until_ready
 from tests.strangers import NOBODY, PATIENCE, addresses, is_refused, knock, of_another_user
@@ -166,16 +166,16 @@ def test_hundreds_that_say_nothing(compiling, gate, caplog):
 
 FEW_DESCRIPTORS = """
 import resource
-from async_adag.driver import deploy
+from async_adag.channels import reception
 first, second = (ray.get_actor(name) for name in sys.argv[2:4])
 ray.get([first.pid.remote(), second.pid.remote()])
 with InputNode() as x:
     dag = second.echo.bind(first.echo.bind(x))
-class Told(deploy.Listener):
+class Told(reception.Listener):
     def __init__(self):
         super().__init__()
         print(self.address.name[1:], flush=True)
-deploy.Listener = Told
+reception.Listener = Told
 used = max(map(int, os.listdir("/proc/self/fd")))
 resource.setrlimit(resource.RLIMIT_NOFILE, (used + 40, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 busy = second.hold.remote(sys.argv[4])

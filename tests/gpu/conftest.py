@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,7 @@ def gpu_cluster(need) -> Iterator[None]:
 
     if ray.is_initialized():
         pytest.skip("a Ray without the GPU runs in this process: run tests/gpu by itself")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # or jax takes most of the GPU's memory
     ray.init(
         address="local",
         num_cpus=2,
@@ -135,8 +137,8 @@ def actors(outcome, need, request, pools) -> list[Any]:
     library = (
         request.node.callspec.params.get("library", "torch") if hasattr(request.node, "callspec") else "torch"
     )
-    if library == "torch":
-        need("torch")
+    if library != "cupy":
+        need(library)
     if library not in pools:
         from tests.gpu.graphs import make_actor
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
 
 import async_adag
+import async_adag.gpu
+from async_adag.gpu.cuda import find_device
+from async_adag.gpu.pool import exportable_allocations
 from async_adag.graph.model import Graph
 from tests.gpu.nccl_environment import one_gpu_environment
-from tests.gpu.tensors import build, on_the_cpu, tell
+from tests.gpu.tensors import PLATFORMS, build, on_the_cpu, tell
 
 IPC, NCCL = "ipc", "nccl"
 KINDS = (IPC, NCCL)
@@ -31,6 +36,13 @@ class GpuWorker:
     def make(self, described: Any) -> Any:
         return build(described, self.package)
 
+    def make_of_each(self, described: Any, libraries: list[str]) -> Any:
+        """The same of several libraries, in one value."""
+        return [build(described, library) for library in libraries]
+
+    def tell_made_of_each(self, described: Any, libraries: list[str]) -> Any:
+        return tell([build(described, library) for library in libraries])
+
     def make_on_cpu(self, described: Any) -> Any:
         return on_the_cpu(build(described, self.package))
 
@@ -42,6 +54,17 @@ class GpuWorker:
         """What one that was made here, and brought to the CPU, is like."""
         return tell(on_the_cpu(build(described, self.package)))
 
+    def allocate_exportable(self) -> None:
+        """From now on, large arrays of cupy are made where readers can open them."""
+        import cupy
+
+        cupy.cuda.set_allocator(async_adag.gpu.exportable_allocator())
+
+    def exportable(self) -> int:
+        """How many allocations of that kind there are."""
+        found = exportable_allocations(find_device())
+        return 0 if found is None else len(found)
+
     def make_or_fail(self, described: Any) -> Any:
         if described == "fail":
             raise ValueError("as it was told to")
@@ -52,15 +75,16 @@ class GpuWorker:
         if described.seed < 0 and rank == 1:
             raise ValueError("as it was told to")
         made = build(replace(described, seed=described.seed + rank), self.package)
-        if where == "device":
-            return made
-        return made.cpu() if self.package == "torch" else made.get()
+        return made if where == "device" else on_the_cpu(made)
 
     def numbers(self, tensor: Any) -> tuple[str, str, str, Any]:
         """Its library, where it is, its type, and its numbers as numpy's float64."""
         library = type(tensor).__module__.partition(".")[0]
         if library == "torch":
             return library, tensor.device.type, str(tensor.dtype), tensor.detach().cpu().double().numpy()
+        if library in ("jax", "jaxlib"):
+            (device,) = tensor.devices()
+            return "jax", PLATFORMS[device.platform], str(tensor.dtype), np.asarray(tensor).astype("f8")
         array = tensor.get() if library == "cupy" else tensor
         return library, "cuda" if library == "cupy" else "cpu", str(tensor.dtype), array.astype("f8")
 
@@ -93,6 +117,24 @@ class GpuWorker:
         return os.getpid()
 
 
+@ray.remote(num_cpus=0, num_gpus=SHARE)
+class AsyncGpuReader:
+    """Tells of tensors, several at a time; the earlier ones wait for later ones."""
+
+    def __init__(self) -> None:
+        self._come: list[asyncio.Event] = [asyncio.Event() for _ in range(CALLS)]
+
+    async def tell_after(self, value: Any, number: int) -> Any:
+        """Tell of it; an even one once the next has come."""
+        self._come[number].set()
+        if number % 2 == 0:
+            await self._come[number + 1].wait()
+        return tell(value)
+
+    async def make(self, described: Any) -> Any:
+        return build(described, "cupy")
+
+
 def calls_for(count: int) -> int:
     """How many round trips to measure with so many elements."""
     return CALLS if count < 1 << 20 else CALLS // 4
@@ -100,7 +142,8 @@ def calls_for(count: int) -> int:
 
 def make_actor(rank: int, library: str) -> Any:
     """An actor that looks to NCCL like a host of its own."""
-    environment = {"env_vars": one_gpu_environment(rank)}
+    alone = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # or jax takes most of the GPU's memory at once
+    environment = {"env_vars": one_gpu_environment(rank) | alone}
     return GpuWorker.options(runtime_env=environment).remote(library)
 
 

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+
+from async_adag.channels.tensors import kept_strides
+
+PLATFORMS = {"gpu": "cuda", "cuda": "cuda", "cpu": "cpu"}
 
 
 @dataclass(frozen=True)
@@ -27,7 +34,7 @@ class Tensor:
 def build(value: Any, library: str) -> Any:
     """The same, with every `Tensor` in lists, tuples and dicts made on the current device by ``library``."""
     if isinstance(value, Tensor):
-        return _torch(value) if library == "torch" else _cupy(value)
+        return {"torch": _torch, "cupy": _cupy, "jax": _jax}[library](value)
     if isinstance(value, dict):
         return {key: build(part, library) for key, part in value.items()}
     if isinstance(value, list | tuple):
@@ -36,7 +43,10 @@ def build(value: Any, library: str) -> Any:
 
 
 def tell(value: Any) -> Any:
-    """The same, with every tensor as its library, device, type, shape, and a digest of its bytes."""
+    """The same, with every tensor as its library, device, type, shape, strides, and a digest of its elements.
+
+    Strides are told of those that are to keep them: of torch and cupy, dense, and not in rows.
+    """
     if isinstance(value, dict):
         return {key: tell(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
@@ -45,21 +55,31 @@ def tell(value: Any) -> Any:
     if library == "torch":
         flat = value.detach().contiguous().reshape(-1)
         raw = flat.view(_torch_bytes()).cpu().numpy().tobytes() if flat.numel() else b""
-        return ("torch", value.device.type, str(value.dtype), tuple(value.shape), digest(raw))
+        kept = kept_strides(tuple(value.shape), value.stride())
+        return ("torch", value.device.type, str(value.dtype), tuple(value.shape), kept, digest(raw))
+    if library in ("jax", "jaxlib"):
+        (device,) = value.devices()
+        raw = np.asarray(value).tobytes()
+        return ("jax", PLATFORMS[device.platform], str(value.dtype), value.shape, (), digest(raw))
     if library == "cupy":
-        return ("cupy", "cuda", str(value.dtype), value.shape, digest(value.get().tobytes()))
+        kept = kept_strides(value.shape, [stride // value.itemsize for stride in value.strides])
+        return ("cupy", "cuda", str(value.dtype), value.shape, kept, digest(value.get().tobytes()))
     if library == "numpy" and type(value).__name__ == "ndarray":
-        return ("numpy", "cpu", str(value.dtype), value.shape, digest(value.tobytes()))
+        return ("numpy", "cpu", str(value.dtype), value.shape, (), digest(value.tobytes()))
     return value
 
 
 def on_the_cpu(value: Any) -> Any:
-    """The same, with every tensor in the CPU's memory: torch's as torch's, cupy's arrays as numpy's."""
+    """The same, with every tensor in the CPU's memory: cupy's arrays as numpy's, others as their library's."""
     if isinstance(value, dict):
         return {key: on_the_cpu(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(on_the_cpu(part) for part in value)
     library = type(value).__module__.partition(".")[0]
+    if library in ("jax", "jaxlib"):
+        import jax
+
+        return jax.device_put(value, jax.local_devices(backend="cpu")[0])
     return value.cpu() if library == "torch" else value.get() if library == "cupy" else value
 
 
@@ -103,3 +123,12 @@ def _cupy(tensor: Tensor) -> Any:
         count *= length
     numbers = cupy.arange(count, dtype=cupy.int64) * 37 + tensor.seed
     return _cut((numbers % 97).astype(cupy.float32).astype(tensor.dtype).reshape(shape), tensor)
+
+
+def _jax(tensor: Tensor) -> Any:
+    """Of 32 bits where 64 are asked for, as jax has it."""
+    import jax.numpy as numpy
+
+    shape = _shape_to_make(tensor)
+    numbers = numpy.arange(math.prod(shape), dtype=numpy.int32) * 37 + tensor.seed
+    return _cut((numbers % 97).astype(numpy.float32).astype(tensor.dtype).reshape(shape), tensor)

@@ -17,12 +17,13 @@ from tests.gpu.graphs import NCCL, compile_gpu, make_actor
 from tests.gpu.tensors import Tensor
 
 pytestmark = pytest.mark.timeout(100)
-each_library = pytest.mark.parametrize("library", ["torch", "cupy"])
+each_library = pytest.mark.parametrize("library", ["torch", "cupy", "jax"])
 each_size = pytest.mark.parametrize("size", [2, 3])
 
 TYPES = {
     "torch": ["float32", "int64", "float16", "bfloat16"],
     "cupy": ["float32", "int64", "float16", "complex64"],
+    "jax": ["float32", "int32", "float16", "bfloat16"],
 }
 REDUCED = {"sum": np.add, "product": np.multiply, "max": np.maximum, "min": np.minimum}
 EXECUTIONS = 100
@@ -87,7 +88,8 @@ async def test_averages_and_products(library, actors):
                 np.testing.assert_array_equal(got, reduced(described, 2, reduction))
 
 
-async def test_numbers_of_eight_bits(actors):
+@pytest.mark.parametrize("library", ["torch", "jax"])
+async def test_numbers_of_eight_bits(library, actors):
     """The greater of two needs no rounding; what both are is gathered."""
     workers = actors[:2]
     with (
@@ -134,7 +136,7 @@ async def test_contributions_in_the_hosts_memory(library, actors):
         with compile_gpu(graph(workers, operation, where="host"), NCCL) as compiled:
             described = Tensor((64, 1000))
             results = await compiled(described)
-            assert {one[:2] for one in results} == {("torch" if library == "torch" else "numpy", "cpu")}
+            assert {one[:2] for one in results} == {("numpy" if library == "cupy" else library, "cpu")}
             if operation is allgather:
                 expected = np.concatenate([contribution(described, rank) for rank in range(2)])
             else:

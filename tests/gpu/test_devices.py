@@ -11,11 +11,11 @@ from ray.dag import InputNode
 import async_adag
 from tests.gpu.graphs import KINDS, compile_gpu
 from tests.gpu.tensors import Tensor, tell
-from tests.gpu.test_graphs import OF_TORCH, PLAIN
+from tests.gpu.test_graphs import NOT_OF_CUPY, PLAIN
 
 pytestmark = pytest.mark.timeout(100)
 each_kind = pytest.mark.parametrize("kind", KINDS)
-each_library = pytest.mark.parametrize("library", ["torch", "cupy"])
+each_library = pytest.mark.parametrize("library", ["torch", "cupy", "jax"])
 each_transport = pytest.mark.parametrize("transport", ["auto", "shm"])
 
 EXECUTIONS = 200
@@ -33,7 +33,7 @@ def edge(writer: Any, method: str, reader: Any, transport: str, device: str, rea
 async def test_from_a_gpu_to_the_cpu(transport, library, actors):
     writer, reader, _ = actors
     with async_adag.compile(edge(writer, "make", reader, transport, "cpu")) as compiled:
-        for described in PLAIN + (OF_TORCH if library == "torch" else []):
+        for described in PLAIN + (NOT_OF_CUPY if library != "cupy" else []):
             assert await compiled(described) == await writer.tell_made_on_cpu.remote(described), described
 
 
@@ -54,14 +54,14 @@ async def test_from_a_gpu_to_a_driver_that_needs_none(library, actors):
 async def test_from_the_cpu_to_a_gpu(transport, overlap, actors):
     writer, reader, _ = actors
     with async_adag.compile(edge(writer, "make_on_cpu", reader, transport, "gpu"), overlap=overlap) as compiled:
-        for described in PLAIN + OF_TORCH:
+        for described in PLAIN + NOT_OF_CUPY:
             assert await compiled(described) == await reader.tell_made.remote(described), described
 
 
 async def test_from_gpu_to_gpu_by_shared_memory(actors):
     writer, reader, _ = actors
     with async_adag.compile(edge(writer, "make", reader, "shm", "cuda")) as compiled:
-        for described in PLAIN + OF_TORCH:
+        for described in PLAIN + NOT_OF_CUPY:
             assert await compiled(described) == await reader.tell_made.remote(described), described
 
 
@@ -69,7 +69,7 @@ async def test_from_gpu_to_gpu_by_shared_memory(actors):
 async def test_tensors_on_both_come_to_the_gpu(kind, actors):
     writer, reader, _ = actors
     with compile_gpu(edge(writer, "make_on_both", reader, "auto", "gpu"), kind) as compiled:
-        for described in PLAIN + OF_TORCH:
+        for described in PLAIN + NOT_OF_CUPY:
             assert await compiled(described) == [await reader.tell_made.remote(described)] * 2, described
 
 

@@ -9,15 +9,26 @@ import time
 from typing import Any
 
 import pytest
+import ray
 from ray.dag import InputNode, MultiOutputNode
 
 import async_adag
-from tests.gpu.graphs import KINDS, LATENCY_SIZES, WARM, calls_for, compile_gpu, make_actor, on_the_device
+from tests.gpu.graphs import (
+    IPC,
+    KINDS,
+    LATENCY_SIZES,
+    WARM,
+    AsyncGpuReader,
+    calls_for,
+    compile_gpu,
+    make_actor,
+    on_the_device,
+)
 from tests.gpu.tensors import Tensor
 
 pytestmark = pytest.mark.timeout(100)
 each_kind = pytest.mark.parametrize("kind", KINDS)
-each_library = pytest.mark.parametrize("library", ["torch", "cupy"])
+each_library = pytest.mark.parametrize("library", ["torch", "cupy", "jax"])
 
 PLAIN = [
     Tensor((1000,)),
@@ -34,7 +45,7 @@ PLAIN = [
     {"no": "tensor", "in": [1, 2.5, None]},
     None,
 ]
-OF_TORCH = [
+NOT_OF_CUPY = [
     Tensor((1001,), "bfloat16"),
     Tensor((17, 5), "float8_e4m3fn"),
     Tensor((33, 9), "bfloat16", layout="transposed"),
@@ -58,8 +69,77 @@ def edge_of_two(writer: Any, reader: Any) -> Any:
 async def test_two_actors(kind, library, actors):
     writer, reader, _ = actors
     with compile_gpu(edge_of_two(writer, reader), kind) as compiled:
-        for described in PLAIN + (OF_TORCH if library == "torch" else []):
+        for described in PLAIN + (NOT_OF_CUPY if library != "cupy" else []):
             assert await compiled(described) == await reader.tell_made.remote(described), described
+
+
+@each_kind
+async def test_arrays_of_several_libraries_in_one_value(kind, need, actors):
+    libraries = ["torch", "cupy"]
+    need("torch")
+    try:
+        need("jax")
+        libraries.append("jax")
+    except pytest.skip.Exception:
+        pass  # two are several
+    writer, reader, _ = actors
+    with InputNode() as x:
+        dag = reader.tell.bind(on_the_device(writer.make_of_each.bind(x[0], x[1])))
+    with compile_gpu(dag, kind, max_inflight=8) as compiled:
+        items = [Tensor((50_000 + number,), seed=number) for number in range(60)]
+        futures = [await compiled.execute_async(item, libraries) for item in items]
+        for item, future in zip(items, futures, strict=True):
+            assert await future == await reader.tell_made_of_each.remote(item, libraries), item
+
+
+async def test_large_arrays_of_an_exportable_allocator_are_used_where_they_are(actors):
+    """Two graphs at once bring one reader memory of one pool, which it opens once; small arrays are copied."""
+    writer, (_, reader, _) = make_actor(4, "cupy"), actors
+    await writer.allocate_exportable.remote()
+    dag = edge_of_two(writer, reader)
+    with compile_gpu(dag, IPC, max_inflight=8) as one, compile_gpu(dag, IPC, max_inflight=8) as two:
+        for number in range(30):
+            described = [Tensor((500_000 + number,), seed=number), Tensor((10,), seed=number)]
+            futures = [await graph.execute_async(described) for graph in (one, two) for _ in range(4)]
+            expected = await writer.tell_made.remote(described)
+            assert [await future for future in futures] == [expected] * 8
+    assert await writer.exportable.remote() > 0
+    with compile_gpu(dag, IPC) as again:
+        assert await again(described) == expected
+    ray.kill(writer)
+
+
+@pytest.fixture
+def async_reader(gpu_cluster):
+    reader = AsyncGpuReader.remote()
+    yield reader
+    ray.kill(reader)
+
+
+@each_library
+@pytest.mark.parametrize("transport", ["auto", "accelerator"])
+async def test_an_async_actor_reads(library, transport, actors, async_reader):
+    writer, other, _ = actors
+    with InputNode() as x:
+        made = writer.make.bind(x[0]).with_tensor_transport(transport)
+        dag = async_reader.tell_after.bind(made, x[1])
+    with compile_gpu(dag, IPC, max_inflight=8) as compiled:
+        items = [Tensor((50_000 + number,), seed=number) for number in range(40)]
+        futures = [await compiled.execute_async(item, number) for number, item in enumerate(items)]
+        for item, future in zip(items, futures, strict=True):
+            assert await future == await other.tell_made.remote(item), item
+
+
+async def test_an_async_actor_writes_through_shared_memory_or_says_why_not(actors, async_reader):
+    _, reader, _ = actors
+    with InputNode() as described:
+        demanding = reader.tell.bind(on_the_device(async_reader.make.bind(described)))
+    with pytest.raises(async_adag.GraphError, match=r"is an async actor.*make its methods synchronous"):
+        async_adag.compile(demanding)
+    with InputNode() as described:
+        dag = reader.touch.bind(async_reader.make.bind(described).with_tensor_transport("auto"))
+    with async_adag.compile(dag) as compiled:
+        assert await compiled(Tensor((1000,))) == 1
 
 
 @each_kind

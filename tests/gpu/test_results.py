@@ -12,7 +12,7 @@ from ray.dag import InputNode, MultiOutputNode
 
 from tests.gpu.graphs import IPC, compile_gpu, make_actor, on_the_device
 from tests.gpu.tensors import Tensor, tell
-from tests.gpu.test_graphs import OF_TORCH, PLAIN
+from tests.gpu.test_graphs import NOT_OF_CUPY, PLAIN
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -26,15 +26,15 @@ def makers(gpu_cluster) -> Iterator[dict[str, Any]]:
         ray.kill(actor)
 
 
-@pytest.fixture(params=["torch", "cupy"])
+@pytest.fixture(params=["torch", "cupy", "jax"])
 def library(request) -> str:
     return request.param
 
 
 @pytest.fixture
 def maker(library, need, outcome, makers) -> Any:
-    if library == "torch":
-        need("torch")
+    if library != "cupy":
+        need(library)
     if library not in makers:
         makers[library] = make_actor(6 + len(makers), library)
     return makers[library]
@@ -47,7 +47,7 @@ def to_the_driver(maker: Any) -> Any:
 
 async def test_results_arrive_on_the_drivers_gpu(maker, library):
     with compile_gpu(to_the_driver(maker), IPC) as compiled:
-        for described in PLAIN + (OF_TORCH if library == "torch" else []):
+        for described in PLAIN + (NOT_OF_CUPY if library != "cupy" else []):
             assert tell(await compiled(described)) == await maker.tell_made.remote(described), described
 
 

@@ -208,6 +208,19 @@ def test_a_busy_actor(workers, gate):
         assert compiled.execute(0).get() == 3
 
 
+def test_questions_before_the_actors_are_met_take_of_the_same_time(worker, monkeypatch):
+    def slow(graph, inquiry):
+        inquiry.deadline = 0.0  # as if they had taken all there was
+        return graph
+
+    monkeypatch.setattr("async_adag.driver.compile.find_gpus", slow)
+    with pytest.raises(GraphError, match=r"no answer within compile_timeout=30 s from .* \(for echo"):
+        async_adag.compile(echo(worker), compile_timeout=30)
+    monkeypatch.undo()
+    with async_adag.compile(echo(worker)) as compiled:
+        assert compiled.execute(1).get() == 1
+
+
 def test_an_async_actor_whose_loop_stands_still(workers, async_worker, gate):
     with InputNode() as x:
         dag = async_worker.echo.bind(workers[0].echo.bind(x))
@@ -331,7 +344,7 @@ def test_an_actor_that_is_not_there_yet(make_actor):
 
 
 def test_actors_with_another_version_of_the_package(worker, monkeypatch):
-    monkeypatch.setattr("async_adag.driver.deploy.__version__", "0.0.1")
+    monkeypatch.setattr("async_adag.driver.meeting.__version__", "0.0.1")
     with pytest.raises(GraphError, match=r"0\.0\.1") as caught:
         async_adag.compile(echo(worker))
     assert async_adag.__version__ in str(caught.value)

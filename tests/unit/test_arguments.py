@@ -6,7 +6,7 @@ import pytest
 
 from async_adag.driver.arguments import Arguments
 from async_adag.graph.model import FromInput, FromNode
-from async_adag.graph.plan import plan_graph
+from async_adag.graph.planner import plan_graph
 
 WHOLE = FromInput(None)
 

@@ -9,13 +9,16 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+from types import SimpleNamespace
 
 import pytest
 
-from async_adag.gpu import arrays, cuda
+from async_adag.actor import gpu_edges
+from async_adag.gpu import arrays, cuda, pool
 from async_adag.gpu.host_function import build, ring_address
 from async_adag.gpu.interface import CannotNotify, DeviceError, Span
 from async_adag.gpu.pool import Allocations
+from async_adag.graph.plan import GpuMove
 
 
 def run(program):
@@ -268,3 +271,43 @@ def test_what_is_used_at_closing_is_freed_as_it_is_dropped(allocations, maker):
     assert allocations.find(span) is None
     allocations.drop(number)
     assert maker.made[0].closed == 1
+
+
+# The allocator of an actor
+
+
+class CupysPool:
+    """Stands for ``cupy.cuda.MemoryPool``: asks for each array anew."""
+
+    def __init__(self, allocate):
+        self.malloc = allocate
+
+
+class Unowned:
+    def __init__(self, address, nbytes, owner, ordinal):
+        self.ptr, self.nbytes, self.owner = address, nbytes, owner
+
+
+def test_what_an_actors_allocator_has_made_is_found_by_the_senders_of_its_edges(monkeypatch, maker):
+    cuda = SimpleNamespace(
+        MemoryPool=CupysPool, UnownedMemory=Unowned, Memory=bytearray, MemoryPointer=lambda memory, _: memory
+    )
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=cuda))
+    maker.ordinal = 0
+    monkeypatch.setattr(pool, "find_device", lambda: maker)
+    monkeypatch.setattr(pool, "_pools", {})
+    assert pool.exportable_allocations(maker) is None
+    allocate = pool.exportable_allocator()
+    assert pool.exportable_allocator() == allocate
+    made, small = allocate(pool.SMALL), allocate(100)
+    assert isinstance(small, bytearray), "copied, as what is small is not exported"
+    found = pool.exportable_allocations(maker)
+    assert found.find(Span(made.ptr + 64, 1000)) == (0, 64)
+    assert pool.exportable_allocations(Maker()) is None
+    senders = []
+    monkeypatch.setattr(gpu_edges, "IpcSender", lambda *args, **options: senders.append(args))
+    gate = SimpleNamespace(device=maker)
+    gpu_edges._sender(GpuMove(1, "an edge", "ipc", 1, None), gate, memoryview(b""), (), 2, True)
+    assert senders[0][-1] is found
+    del made
+    assert len(found) == 1, "a reader may have it open"

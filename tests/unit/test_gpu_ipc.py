@@ -6,6 +6,7 @@ import mmap
 import os
 import subprocess
 import sys
+import textwrap
 import threading
 
 import pytest
@@ -549,3 +550,27 @@ def test_after_the_end_whoever_drops_the_last_finishes():
     thread.join()
     assert done.is_set()
     assert where == [thread]
+
+
+@pytest.mark.parametrize("closed", [False, True], ids=["open", "closed"])
+def test_a_process_that_ends_lets_its_own_streams_go(closed):
+    """Its device waits for them, and the writer may never fill what they wait for."""
+    size = acks_size(2, 1)
+    fd = os.memfd_create("page")
+    os.ftruncate(fd, size)
+    program = f"""
+        import mmap
+        from async_adag.gpu.ipc_receiver import IpcReceiver
+        from async_adag.gpu.simulated import Simulation
+        page = mmap.mmap({fd}, {size})
+        receiver = IpcReceiver(Simulation().process(), page, 0, 2)
+        if {closed}:
+            receiver.close()
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True, pass_fds=[fd])
+    with mmap.mmap(fd, size) as page:
+        words = memoryview(page).cast("Q")
+        ready = [words[5 + slot] for slot in range(2)]
+        words.release()
+    os.close(fd)
+    assert ready == [0 if closed else LET_GO] * 2

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
 
 from async_adag.actor.gpu_facts import GpuFacts
+from async_adag.actor.install import check_interleaving
 from async_adag.actor.wiring import wire
 from async_adag.driver.gpus import find_gpus
 from async_adag.errors import GpuUnavailable
 from async_adag.graph.model import FromInput, FromNode, TensorTransport
-from async_adag.graph.plan import DRIVER, GpuMove, gpu_moves, plan_graph
+from async_adag.graph.plan import DRIVER, GpuMove, gpu_moves
+from async_adag.graph.planner import plan_graph
 
 WHOLE = FromInput(None)
 ONE, OTHER = "GPU-1", "GPU-2"
@@ -50,6 +53,35 @@ def test_an_edge_between_an_actor_with_and_one_without_a_gpu_is_none_from_gpu_to
 def test_the_hint_decides_too(chain, kind, device, gpu):
     plan = plan_graph(hinted(chain, ONE, ONE, ONE, kind=kind, device=device))
     assert edges(plan)[0] == (0, (1,), gpu)
+
+
+@pytest.mark.parametrize(
+    ("kind", "interleaving", "gpus", "expected"),
+    [
+        ("auto", {1}, (ONE, ONE, ONE), ["ipc", ""]),
+        ("auto", {1}, (ONE, OTHER, ONE), ["", ""]),
+        ("auto", {0}, (ONE, ONE, ONE), ["", "ipc"]),
+        ("accelerator", {1}, (ONE, ONE, OTHER), ["ipc", "nccl"]),  # which the actor refuses
+    ],
+)
+def test_async_actors_read_on_their_own_gpu_and_that_is_all(chain, kind, interleaving, gpus, expected):
+    graph = replace(hinted(chain, *gpus, kind=kind), async_actors=frozenset(interleaving))
+    assert [gpu for _, _, gpu in edges(plan_graph(graph))[:2]] == expected
+
+
+@pytest.mark.parametrize(
+    ("gpus", "refused"), [((ONE, ONE, OTHER), [True, True, True]), ((ONE, ONE), [True, False])]
+)
+def test_an_async_actor_that_cannot_take_part_says_what_to_do(make_graph, gpus, refused):
+    graph = make_graph((0, [WHOLE]), *[(actor, [FromNode(actor - 1)]) for actor in range(1, len(gpus))])
+    for actor, is_refused in zip(plan_graph(hinted(graph, *gpus)).actors, refused, strict=True):
+        if not is_refused:
+            check_interleaving(actor)
+            continue
+        with pytest.raises(
+            RuntimeError, match=f"{re.escape(actor.name)} is an async actor.*make its methods sync"
+        ):
+            check_interleaving(actor)
 
 
 def test_readers_of_one_result_are_parted_by_what_carries_it_to_them(make_graph):
@@ -131,7 +163,7 @@ class Answers:
         self.gpus = gpus
         self.asked = set()
 
-    def ask(self, function, asked):
+    def ask(self, function, asked, what):
         self.asked |= set(asked)
         return {actor: GpuFacts(self.gpus[actor], "it is a toaster") for actor in asked}
 

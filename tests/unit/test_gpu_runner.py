@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 import time
+from collections.abc import Callable
 from textwrap import dedent
 
 import pytest
@@ -13,12 +16,28 @@ from tests.gpu.runner import FAILED, RAN, SKIPPED, Outcome, run_command, run_ste
 from tests.gpu.step import Figures, percentile
 from tests.gpu.table import table
 
-LIMIT = 20  # seconds: far more than any of these needs, but for those that are to run out of it
+LIMIT = 20  # seconds: far more than any of these needs
 
 
-def outcome_of(source: str, timeout: float = LIMIT) -> Outcome:
+def outcome_of(source: str) -> Outcome:
     begin = "import os, signal, sys, time\nfrom tests.gpu.step import CannotRunError, run\n"
-    return run_command("it", [sys.executable, "-c", begin + dedent(source)], timeout)
+    return run_command("it", [sys.executable, "-c", begin + dedent(source)], LIMIT)
+
+
+@pytest.fixture
+def run_out(monkeypatch) -> Callable[[Callable[[int], object]], None]:
+    """Has the limit run out once a function, called with the process id of the step, has returned."""
+    communicate = subprocess.Popen.communicate
+
+    def run_out_after(wait: Callable[[int], object]) -> None:
+        def first(process: subprocess.Popen[str], timeout: float) -> tuple[str, str]:
+            monkeypatch.setattr(subprocess.Popen, "communicate", communicate)
+            wait(process.pid)
+            return process.communicate(timeout=0)
+
+        monkeypatch.setattr(subprocess.Popen, "communicate", first)
+
+    return run_out_after
 
 
 def test_a_step_that_ran():
@@ -76,15 +95,19 @@ def test_what_a_failed_step_has_printed_is_shown():
     assert "and then it broke" in outcome.reason
 
 
-def test_a_step_that_hangs_has_failed_and_what_it_said_so_far_is_shown():
-    outcome = outcome_of("print('before', flush=True); time.sleep(600)", timeout=2)
+def test_a_step_that_hangs_has_failed_and_what_it_said_so_far_is_shown(run_out, gate):
+    run_out(lambda _: gate.entered())
+    outcome = outcome_of(f"print('before', flush=True); open({gate.path!r}); time.sleep(600)")
     assert outcome.status == FAILED
-    assert outcome.reason.startswith("did not end within 2 s")
+    assert outcome.reason.startswith("did not end within 20 s")
     assert "before" in outcome.reason
 
 
 @pytest.mark.parametrize("end", ["time.sleep(600)", "os._exit(0)"])
-def test_what_a_step_has_started_ends_with_it(end):
+def test_what_a_step_has_started_ends_with_it(run_out, gate, end):
+    if "sleep" in end:
+        run_out(lambda _: gate.entered())
+        end = f"open({gate.path!r}); {end}"
     outcome = outcome_of(
         f"""
         child = os.fork()
@@ -93,8 +116,7 @@ def test_what_a_step_has_started_ends_with_it(end):
             time.sleep(600)
         print("child", child, flush=True)
         {end}
-        """,
-        timeout=3,
+        """
     )
     assert outcome.status == FAILED
     child = int(outcome.reason.split("child ")[1].split()[0])
@@ -112,18 +134,18 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def test_a_step_that_holds_its_output_open_in_a_child_is_ended():
+def test_a_step_that_holds_its_output_open_in_a_child_is_ended(run_out):
+    run_out(lambda pid: os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT))
     outcome = outcome_of(
         """
         if os.fork():
             run(lambda figures: {})
         else:
             time.sleep(600)
-        """,
-        timeout=3,
+        """
     )
     assert outcome.status == FAILED
-    assert outcome.reason.startswith("did not end within 3 s")
+    assert outcome.reason.startswith("did not end within 20 s")
 
 
 def test_a_step_that_is_not_there_has_failed():

@@ -8,7 +8,8 @@ import select
 import pytest
 
 from async_adag import __version__
-from async_adag.actor.install import Share, install
+from async_adag.actor.install import install
+from async_adag.actor.share import Share
 from async_adag.actor.wiring import wire
 from async_adag.channels.rendezvous import Listener
 from async_adag.graph.plan import ActorPlan
@@ -46,7 +47,7 @@ def test_an_actor_whose_driver_gives_up_says_why_and_raises_nothing(listener, gi
     """Nobody is there to take an exception: Ray would log it."""
     plan = ActorPlan(actor=1, name="Worker(abcdef)", tasks=(), constants=(), registers=0)
     share = pickle.dumps(Share(plan, wire((), 1), (), {}, limit=1, processes=2, poll_ns=0))
-    installing = in_thread(install, object(), __version__, listener.address, 1, share, PATIENCE)
+    installing = in_thread(install, object(), __version__, listener.address, share, PATIENCE)
     select.select([listener.socket], [], [], PATIENCE)
     give_up(listener)
     listener.close()  # an actor that was turned away unheard knocks again

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from async_adag.graph.model import Collective, Const, FromInput, FromNode, TensorTransport
-from async_adag.graph.plan import DRIVER, Membership, plan_graph
+from async_adag.graph.plan import DRIVER, Membership
+from async_adag.graph.planner import plan_graph
 
 WHOLE = FromInput(None)
 EXECUTIONS = 3

@@ -28,6 +28,8 @@ def nccl(monkeypatch):
     """NCCL of three ranks, which are threads."""
     made = HostNccl(SIZE)
     monkeypatch.setattr("async_adag.gpu.nccl_rank._binding", lambda: made)
+    # Megabytes make a difference to NCCL itself alone, and here they are added up by the host, for each test.
+    monkeypatch.setattr("async_adag.gpu.nccl_group._WARM_UP", (1 << 4, 1 << 10))
     monkeypatch.setitem(sys.modules, "cupy", host_cupy())
     return made
 
@@ -85,7 +87,9 @@ def test_every_operation_of_every_type(ranks, dtype):
 
 
 def test_any_bytes_can_be_gathered(ranks):
-    values = [np.array(["2026-01-01", "2026-01-02"], "datetime64[D]") + rank for rank in range(SIZE)]
+    values = [
+        np.array(["2026-01-01", "2026-01-02"], "datetime64[D]") + np.timedelta64(rank, "D") for rank in range(SIZE)
+    ]
     for result in ranks(lambda rank, over: call("allgather", None, rank, over, values)):
         np.testing.assert_array_equal(result, np.concatenate(values))
 
@@ -151,7 +155,7 @@ def test_a_rank_that_fails_is_out_of_step(ranks, nccl):
 def test_no_room_for_a_result_is_out_of_step(ranks):
     def one(rank, over):
         def no_room(value):
-            raise MemoryError("no room")
+            raise MemoryError("no room")  # as making an array of that shape would
 
         with pytest.raises(OutOfStep, match="MemoryError: no room"):
             over.run("allreduce", "sum", numbers("float32")[:1], no_room)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from async_adag.graph.model import FromInput, FromNode
-from async_adag.graph.plan import DRIVER, Output, Read, Write, input_key, plan_graph
+from async_adag.graph.plan import DRIVER, Output, Read, Write, input_key
+from async_adag.graph.planner import plan_graph
 
 WHOLE = FromInput(None)
 

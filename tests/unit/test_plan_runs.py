@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from async_adag.actor.calls import packed
 from async_adag.graph.model import Const, FromInput, FromNode, Packed, TensorTransport
-from async_adag.graph.plan import DRIVER, plan_graph
+from async_adag.graph.plan import DRIVER
+from async_adag.graph.planner import plan_graph
 
 EXECUTIONS = 3
 

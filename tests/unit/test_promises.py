@@ -9,7 +9,8 @@ import pytest
 
 from async_adag.actor.promises import Check
 from async_adag.graph.model import FromInput, FromNode, TensorTransport
-from async_adag.graph.plan import Promise, plan_graph
+from async_adag.graph.plan import Promise
+from async_adag.graph.planner import plan_graph
 
 ONE = "GPU-1"
 

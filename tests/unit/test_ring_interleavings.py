@@ -2,12 +2,14 @@
 
 Each process of a scenario is ordinary code over words, cut into rounds. A round is run again from its beginning
 for each of its steps, with the results of the earlier ones replayed, so that a state of the whole is a plain
-value, and every state that can be reached is looked at once. Stores go into a buffer of their process and reach
-memory later, in order, as on x86; a fence, or the system call that rings a doorbell, empties it.
+value, and every state that can be reached is looked at once. What a round does next depends on its beginning and
+on those results alone, so it is run once for each, however many states have them. Stores go into a buffer of their
+process and reach memory later, in order, as on x86; a fence, or the system call that rings a doorbell, empties it.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, NamedTuple
@@ -60,6 +62,7 @@ class View:
 
 Mark = tuple[int, ...]
 Round = Callable[[View, Mark], Mark]  # from where a process stands to where it stands next
+Next = Callable[[tuple[int, ...], Mark], tuple[str, tuple[int, ...]]]  # `next_of` a round
 FINISHED: Mark = (-1,)
 
 
@@ -80,13 +83,14 @@ def explore(rounds: list[Round], marks: tuple[Mark, ...], words: int) -> int:
         AssertionError: a process found something wrong, or all that have not finished sleep for ever.
     """
     count = len(rounds)
+    processes = [functools.cache(functools.partial(next_of, process)) for process in rounds]
     first = Moment((0,) * words, ((),) * count, (False,) * count, marks, ((),) * count)
     seen = {first}
     stack = [first]
     while stack:
         moment = stack.pop()
         following: list[Moment] = []
-        for number, process in enumerate(rounds):
+        for number, process in enumerate(processes):
             if moment.marks[number] == FINISHED:
                 continue
             private, after = advance(moment, number, process)
@@ -105,14 +109,21 @@ def explore(rounds: list[Round], marks: tuple[Mark, ...], words: int) -> int:
     return len(seen)
 
 
-def advance(moment: Moment, number: int, process: Round) -> tuple[bool, Moment | None]:
-    """The state after the next step of a process (None while it has to sleep); whether the step is private."""
+def next_of(process: Round, log: tuple[int, ...], mark: Mark) -> tuple[str, tuple[int, ...]]:
+    """The next step of a round, or "" and where it has come to."""
     try:
-        mark = process(View(moment.logs[number]), moment.marks[number])
+        return "", process(View(log), mark)
     except Step as step:
-        private = step.name == "store" or (step.name == "fence" and not moment.buffers[number])
-        return private, perform(moment, number, step.name, *step.operands)
-    return True, moment._replace(marks=put(moment.marks, number, mark), logs=put(moment.logs, number, ()))
+        return step.name, step.operands
+
+
+def advance(moment: Moment, number: int, process: Next) -> tuple[bool, Moment | None]:
+    """The state after the next step of a process (None while it has to sleep); whether the step is private."""
+    name, operands = process(moment.logs[number], moment.marks[number])
+    if name:
+        private = name == "store" or (name == "fence" and not moment.buffers[number])
+        return private, perform(moment, number, name, *operands)
+    return True, moment._replace(marks=put(moment.marks, number, operands), logs=put(moment.logs, number, ()))
 
 
 def perform(moment: Moment, number: int, name: str, *operands: int) -> Moment | None:

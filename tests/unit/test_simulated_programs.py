@@ -76,7 +76,7 @@ def simulated(program: list[Step], waits: Waits, choose) -> list[bytes]:
     base = [*[memory.span.address] * (STREAMS - 1), mapping.span.address]
     streams = [each.stream() for each in device]
     page = mmap.mmap(-1, mmap.PAGESIZE)
-    words = {each: each.words(memoryview(page)) for each in (writer, reader)}
+    words = {each: each.words(memoryview(page)[: 8 * len(program)]) for each in (writer, reader)}
     events = []
     for number, step in enumerate(program):
         at = step.stream

@@ -18,7 +18,7 @@ from async_adag.channels.interface import STOP
 from async_adag.channels.memory import create_file
 from async_adag.channels.parking import Parking
 from async_adag.graph.model import FromInput, FromNode
-from async_adag.graph.plan import plan_graph
+from async_adag.graph.planner import plan_graph
 
 
 class Echo:

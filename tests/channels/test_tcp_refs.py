@@ -1,0 +1,120 @@
+"""Refs in frames that go to another host are held until its readers have given them back. No Ray here."""
+
+from __future__ import annotations
+
+import weakref
+
+import numpy as np
+import pytest
+
+from async_adag.channels.codec import Referring
+from async_adag.channels.ring import HOLDS
+from async_adag.protocol.frame import Kind
+from tests.tcp import link
+
+
+class Ref:
+    """Stands for an ObjectRef."""
+
+
+@pytest.fixture
+def open_link():
+    made = []
+
+    def make(**options):
+        made.append(link(**options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def write(channel, value):
+    """Send a frame whose value, in a list, comes with a ref; what tells whether the ref is still held."""
+    ref = Ref()
+    _, body, buffers = channel.writer.encode([value])
+    channel.writer.stage((int(Kind.REFS), Referring(body, [ref]), buffers))
+    channel.writer.publish()
+    channel.settle()
+    return weakref.ref(ref)
+
+
+def look(channel):
+    """What a writer does with each frame: it looks for what was given back."""
+    channel.settle()
+    channel.writer.encode(None)
+
+
+@pytest.mark.parametrize("value", ["small", "x" * 5000, np.arange(5000), np.arange(500_000)], ids=len)
+def test_refs_are_held_until_their_frame_was_read(open_link, value):
+    channel = open_link()
+    held = write(channel, value)
+    look(channel)
+    assert held() is not None
+    assert np.array_equal(channel.reader.read()[0], value)
+    look(channel)
+    assert held() is None
+
+
+def test_refs_of_a_discarded_frame_are_given_back(open_link):
+    channel = open_link()
+    held = write(channel, "x")
+    channel.reader.discard()
+    look(channel)
+    assert held() is None
+
+
+def test_every_reader_gives_its_refs_back(open_link):
+    channel = open_link(readers=3)
+    held = write(channel, "x")
+    for reader in channel.readers:
+        look(channel)
+        assert held() is not None
+        reader.read()
+    look(channel)
+    assert held() is None
+
+
+def test_refs_of_an_unstaged_frame_are_let_go(open_link):
+    channel = open_link()
+    ref = Ref()
+    held = weakref.ref(ref)
+    channel.writer.stage((int(Kind.REFS), Referring(b"x", [ref]), []))
+    del ref
+    assert held() is not None
+    channel.writer.unstage()
+    assert held() is None
+    assert channel.pass_on("next") == "next"
+
+
+def test_refs_of_a_frame_for_which_there_was_no_memory_are_given_back(open_link, monkeypatch):
+    channel = open_link()
+
+    def refuse(*_):
+        raise OSError(28, "no memory")
+
+    monkeypatch.setattr(channel.landing._ring._pool, "take", refuse)
+    held = write(channel, "x" * 5000)
+    look(channel)
+    assert held() is None
+
+
+def test_many_frames_use_the_same_holds(open_link):
+    channel = open_link()
+    for _ in range(3 * HOLDS):
+        held = write(channel, "x")
+        channel.reader.read()
+    look(channel)
+    assert held() is None
+    assert not channel.writer._holds.refs
+    assert not channel.landing._held
+
+
+def test_what_is_still_used_when_the_writer_closes_is_pinned(open_link, monkeypatch):
+    channel = open_link()
+    pinned = []
+    monkeypatch.setattr(channel.writer._holds, "_pin", pinned.append)
+    held = write(channel, "x")
+    channel.writer.close()
+    assert pinned == [held()]
