@@ -144,18 +144,22 @@ class AdaptivePoller:
         if self._left <= 0:
             self._decide()
         self._left -= 1
-        if self._granted:
-            if self._apart or self._alone():
-                self._asked = True
-                return self._granted
-            self._asked = False
-        return 0
+        if self._granted and not self._apart and not self._alone():
+            self._refuse()
+        return self._granted
 
     def waited(self, took: int, polled: int, hit: bool) -> None:
         """See `Poller`."""
         if self._asked and self._policy.waited(took, polled, hit):
             self._left = 0
             self.rest = self._policy.rest()
+
+    def _refuse(self) -> None:
+        """Have this wait and an epoch more park, of which the policy is to learn nothing."""
+        self._granted = 0
+        self._asked = False
+        self._left = 0
+        self.rest = EPOCH
 
     def _decide(self) -> None:
         self._left = EPOCH
@@ -169,7 +173,9 @@ class AdaptivePoller:
         if budget and not may_poll(board.processes, cores, board.polling(now), self._apart or self._alone()):
             budget = 0
         self._granted = budget
-        self._asked = budget == self._policy.budget
+        self._asked = True
+        if budget < self._policy.budget:
+            self._refuse()
         board.poll_until(now + _HOLD_NS if budget else 0)
         board.settle(self._may_move and self._apart and (budget > 0 or not self._alone()))
 

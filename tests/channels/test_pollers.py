@@ -76,6 +76,7 @@ def ask(poller):
     """What it says when it next decides."""
     for _ in range(EPOCH):
         poller.budget()
+    poller.rest = 0
     return poller.budget()
 
 
@@ -141,6 +142,24 @@ def test_of_four_processes_on_two_cores_one_polls_and_it_keeps_its_core(boards):
 def test_nobody_polls_while_many_executions_keep_more_processes_than_cores_at_work(boards):
     first, *_ = boards(*[{0, 1}] * 3)
     assert taught(first, lambda: False).budget() == 0
+
+
+def test_a_poller_that_is_refused_rests(boards):
+    first, second, *_ = boards(*[{0, 1}] * 4)
+    second.poll_until(FAR)
+    poller = taught(first)
+    assert (poller.budget(), poller.rest) == (0, EPOCH)
+    second.poll_until(0)
+    assert poller.budget() > 0
+
+
+def test_a_poller_rests_as_soon_as_executions_overlap(boards):
+    first, *_ = boards(*[{0, 1}] * 4)
+    overlapping = False
+    poller = taught(first, lambda: not overlapping)
+    assert poller.budget() > 0
+    overlapping = True
+    assert (poller.budget(), poller.rest) == (0, EPOCH)
 
 
 def test_a_wait_that_was_not_allowed_to_poll_teaches_nothing(boards):
