@@ -1,7 +1,7 @@
 """The project's sessions.
 
-``nox -s quickstart``, ``examples``, ``tests``, ``hosts``, ``torch``, ``jax``, ``gpu``, ``lint``, ``types``, ``docs``,
-``bench``.
+``nox -s quickstart``, ``examples``, ``tests``, ``hosts``, ``torch``, ``jax``, ``gpu``, ``lint``, ``types``,
+``docs``, ``bench``.
 
 And those of minutes: ``nox -s versions``, ``soak``, ``chaos``.
 
@@ -53,6 +53,7 @@ def examples(session: nox.Session) -> None:
         "stream_documents": ["--documents", "200"],
         "llm_service": ["--training", "150", "--requests", "24"],
         "moving_over": ["--times", "1"],
+        "two_hosts": ["--seconds", "0.3"],
         "tensor_parallel": [],
         "gpu_pipeline": [],
     }

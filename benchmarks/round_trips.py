@@ -102,7 +102,7 @@ class Pinned:
 
     @property
     def rows(self) -> list[Row]:
-        return p50_and_p99(f"Round trip, awaited, pinned, {self.shape.name}", self._cores)
+        return p50_and_p99("Round trip, awaited, pinned", f"{self.shape.name}, {self._cores}")
 
     def measure(self, backend: Backend, site: Site) -> Figures:
         if not isinstance(backend, AdagBackend):

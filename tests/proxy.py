@@ -101,6 +101,10 @@ class Proxy:
                     pass
                 end.close()
 
+    def cut(self) -> None:
+        """Close both connections now."""
+        self._cut(resets=False)
+
     def close(self) -> None:
         """Cut, and end the threads."""
         self._closing = True

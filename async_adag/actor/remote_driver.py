@@ -7,7 +7,7 @@ import socket
 from async_adag.actor.control import Control
 from async_adag.channels.attendant import Attendant
 from async_adag.channels.doorbell import Doorbell
-from async_adag.channels.line import END, PAGE, Line
+from async_adag.channels.line import ASK, END, PAGE, Line
 from async_adag.channels.stream import Stream
 
 TELL = 0.25  # seconds between looks at whether the control page has something new to tell
@@ -43,6 +43,9 @@ class RemoteDriver:
             if self._page is not None and self._bell is not None:
                 self._page.end()
                 self._bell.ring()
+        elif kind == ASK and self._page is not None:
+            self._told = self._page.told()
+            self._line.send(PAGE, self._told)
 
     def _tell(self) -> None:
         if self._page is None:

@@ -35,7 +35,7 @@ class Doorbell:
         """Wake the owner."""
         try:
             os.eventfd_write(self.fd, 1)
-        except OSError:
+        except (OSError, ValueError):
             pass  # its owner has closed it; or 2**64 - 2 rings nobody looked at, so that it is ringing
 
     def silence(self) -> None:

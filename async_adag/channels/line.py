@@ -18,8 +18,9 @@ from collections.abc import Callable
 from async_adag.channels.attendant import Attendant
 from async_adag.channels.stream import Stream
 
-TEXT, PAGE, END, PING = range(1, 5)
-"""Kinds of messages: what was said on the socket; a control page; the loop is to end; a sign of life."""
+TEXT, PAGE, END, PING, ASK = range(1, 6)
+"""Kinds of messages: what was said on the socket; a control page; the loop is to end; a sign of life; a question,
+what the page says now."""
 
 _HEAD = struct.Struct("<IB")  # bytes behind the head, kind
 LIMIT = 1 << 20  # bytes of a message
@@ -31,6 +32,9 @@ CLOSED = "closed by the other side"
 
 class Line:
     """Joins ``local`` with the other end of ``stream``. Owns both.
+
+    Attributes:
+        is_over: whether one side has hung up.
 
     Args:
         stream: to the other process.
@@ -64,7 +68,7 @@ class Line:
         self._scratch = memoryview(bytearray(_RECEIVE))
         self._heard = self._spoke = clock()
         self._parting = 0.0  # when lingering ends, once this side has hung up
-        self._over = False
+        self.is_over = False
         local.setblocking(False)
 
     def start(self) -> None:
@@ -98,7 +102,7 @@ class Line:
             self._flush()
 
     def _flush(self) -> None:
-        if self._over:
+        if self.is_over:
             return
         try:
             while self._unsent:
@@ -120,7 +124,7 @@ class Line:
         if events & select.EPOLLOUT:
             with self._lock:
                 self._flush()
-        while not self._over:
+        while not self.is_over:
             try:
                 count = self._stream.recv_into(self._scratch)
             except BlockingIOError:
@@ -142,7 +146,7 @@ class Line:
         received = self._received
         while len(received) >= _HEAD.size:
             size, kind = _HEAD.unpack_from(received)
-            if size > LIMIT or not TEXT <= kind <= PING:
+            if size > LIMIT or not TEXT <= kind <= ASK:
                 raise ValueError(f"garbage came from the other side: a message of kind {kind}, {size} bytes")
             if len(received) < _HEAD.size + size:
                 return
@@ -160,7 +164,7 @@ class Line:
             pass  # this side has hung up
 
     def _tick(self) -> None:
-        if self._over:
+        if self.is_over:
             return
         now = self._clock()
         if self._parting and now >= self._parting:
@@ -176,9 +180,9 @@ class Line:
     def _end(self, words: str) -> None:
         """The other side is gone, for a reason in words, or it has closed the connection (``""``)."""
         with self._lock:
-            if self._over:
+            if self.is_over:
                 return
-            self._over = True
+            self.is_over = True
         self._attendant.unwatch(self._stream.fileno())
         if self._local.fileno() >= 0:
             self._attendant.unwatch(self._local.fileno())
@@ -193,6 +197,6 @@ class Line:
 
     def leave_to_parent(self) -> None:
         """See `forks.Holder`."""
-        self._over = True
+        self.is_over = True
         self._local.close()
         self._stream.close_in_child()

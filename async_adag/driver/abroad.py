@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import socket
+import time
 from collections.abc import Iterable
 from functools import partial
 
@@ -30,6 +31,8 @@ from async_adag.graph.plan import DRIVER, Plan
 from async_adag.graph.planner import host_of
 from async_adag.options import Options
 from async_adag.protocol.handshake import SECRET_BYTES, Purpose
+
+PATIENCE = 0.1  # seconds that all of them have to say what they do now
 
 
 class Abroad:
@@ -186,6 +189,14 @@ class Abroad:
         self._tellers.append(ours)
         report_losses(network, partial(send_text, ours))
         return network, theirs
+
+    # -- later
+
+    def refresh(self) -> None:
+        """Have the control pages of actors on other hosts say what they say now, for those that answer at once."""
+        deadline = time.monotonic() + PATIENCE
+        for answer in [actor.ask() for actor in self._actors.values()]:
+            answer.wait(max(0.0, deadline - time.monotonic()))
 
     # -- the end
 

@@ -66,8 +66,14 @@ class Deployment:
                 control.end()
                 bell.ring()
 
+    def refresh(self) -> None:
+        """Have the control pages say what loops do now, those on other hosts too. Waits for a moment."""
+        if self.abroad is not None:
+            self.abroad.refresh()
+
     def computing(self) -> list[str]:
         """What is computing now, or has a communicator at work, in words."""
+        self.refresh()
         snapshots = [control.snapshot() for control in self.controls]
         return [str(snapshot) for snapshot in snapshots if snapshot.is_busy()]
 

@@ -63,7 +63,10 @@ class Inquiry:
                 raise Cancelled
             left = self.deadline - time.monotonic()
             if left <= 0:
-                names = ", ".join(str(self._graph.actors[actor]) for actor in sorted(refs.values()))
+                names = ", ".join(
+                    f"{self._graph.actors[actor]} (for {self._labels(actor)[0]})"
+                    for actor in sorted(refs.values())
+                )
                 raise GraphError(
                     f"no answer within compile_timeout={self._timeout:g} s from {names}, asked {what}: "
                     "busy with another call, or not started yet. Compile again when it is free"
@@ -77,6 +80,10 @@ class Inquiry:
                     refs[call_in_actor(self._handles[actor], function, *asked[actor])] = actor
         return answers
 
+    def _labels(self, actor: int) -> list[str]:
+        """The nodes of an actor, in words."""
+        return [self._graph.label(node.number) for node in self._graph.nodes if node.actor == actor]
+
     def _answer(self, ref: Any, actor: int) -> Any:
         name = self._graph.actors[actor]
         try:
@@ -84,7 +91,10 @@ class Inquiry:
         except ActorUnavailableError:
             raise
         except RayActorError as error:
-            raise CompileActorDied(f"{name} is dead, so the graph cannot be compiled") from error
+            nodes = ", ".join(self._labels(actor))
+            raise CompileActorDied(
+                f"{name} is dead, so the graph cannot be compiled: it was to run {nodes}"
+            ) from error
         except Exception as error:
             cause = error.cause if isinstance(error, RayTaskError) else error
             if isinstance(cause, ModuleNotFoundError) and "async_adag" in str(cause):

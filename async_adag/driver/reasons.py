@@ -21,12 +21,15 @@ def departure(plan: Plan, left: Left, snapshot: LoopSnapshot) -> Reason:
         LoopState.SENDING: f"while it sent tensors of {snapshot.node} in execution {snapshot.execution}",
         LoopState.RECEIVING: "while it received tensors",
     }.get(snapshot.state, "between nodes")
-    name = name_of(plan, left.actor)
+    host = host_of(plan.graph, left.actor)
+    where = "" if host is None else f" on {host}"
     if left.how is Departure.DIED:
         nodes = ", ".join(task.label for task in actor.tasks)
-        return lambda seq: ActorDied(f"the process of {name} died, {doing}; it ran {nodes}; {_outcome(seq)}")
+        return lambda seq: ActorDied(
+            f"the process of {actor.name} died, {doing}; it ran {nodes}{where}; {_outcome(seq)}"
+        )
     said = "its loop ended" if left.how is Departure.GOODBYE else left.text
-    return lambda seq: GraphBroken(f"{name} left the graph, {doing}: {said}; {_outcome(seq)}")
+    return lambda seq: GraphBroken(f"{actor.name} left the graph, {doing}{where}: {said}; {_outcome(seq)}")
 
 
 def lost_edge(plan: Plan, left: Left) -> Reason:

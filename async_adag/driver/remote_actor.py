@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import select
 import socket
+import threading
 
 from async_adag.actor.control import Control
 from async_adag.channels.attendant import Attendant
 from async_adag.channels.doorbell import Doorbell
-from async_adag.channels.line import END, PAGE, Line
+from async_adag.channels.line import ASK, END, PAGE, Line
 from async_adag.channels.stream import Stream
 
 
@@ -32,6 +33,7 @@ class RemoteActor:
         self._attendant = attendant
         self._page = page
         self._bell = bell
+        self._heard = threading.Event()
         self.connection, local = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.connection.setblocking(False)
         self._line = Line(stream, local, attendant, heartbeat, self._hear)
@@ -41,6 +43,14 @@ class RemoteActor:
     def _hear(self, kind: int, content: bytes) -> None:
         if kind == PAGE:
             self._page.hear(content)
+            self._heard.set()
+
+    def ask(self) -> threading.Event:
+        """Ask for the control page as it is now; set when it is here, or will not come."""
+        if not self._line.is_over:
+            self._heard.clear()
+            self._line.send(ASK)
+        return self._heard
 
     def _on_bell(self, _: int) -> None:
         self._bell.silence()

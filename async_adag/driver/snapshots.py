@@ -12,6 +12,7 @@ _PATIENCE = 0.1  # seconds: whoever holds the graph's lock may be what is to be 
 def stats_of(engine: Engine) -> Stats:
     """What the graph has done, and does now, in figures."""
     engine.check_process()
+    engine.deployment.refresh()
     with engine.lock:
         parked, spun = engine.blocking.waits()
         spun += engine.attention.spun
@@ -31,6 +32,7 @@ def stats_of(engine: Engine) -> Stats:
 def state_of(engine: Engine) -> str:
     """What loops, channels and executions do now, in words, some lines."""
     engine.check_process()
+    engine.deployment.refresh()
     locked = engine.lock.acquire(timeout=_PATIENCE)
     try:
         flights = [InFlight(entry.seq, engine.outputs_of(channels)) for entry, channels in engine.ledger.pending()]

@@ -8,7 +8,9 @@ some milliseconds, keeps what one test did from the next.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,10 +28,12 @@ def pytest_asyncio_loop_factories(config: Any, item: Any) -> dict[str, Any]:  # 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[None]:
-    """One Ray, on this machine, whatever other Ray is around."""
-    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="error")
-    yield
-    ray.shutdown()
+    """One Ray, on this machine, whatever other Ray is around; its actors find the modules that are here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="error")
+        yield
+        ray.shutdown()
 
 
 @pytest.fixture(scope="session")

@@ -43,7 +43,7 @@ class Budget:
 BUDGETS = {
     "awaited": Budget(2, 2, 1, 0, 1, 81.4, 63.4, 5, 2),
     "awaited, uvloop": Budget(2, 2, 1, 0, 1, 81.4, 63.4, 4, 2),
-    "blocking": Budget(2, 2, 0, 1, 1, 129.4, 60.5, 8, 2),
+    "blocking": Budget(2, 2, 0, 1, 1, 133.4, 63.4, 8, 2),
     "burst of 8": Budget(2, 2 / 8, 1 / 8, 0, 1 / 8, 57.9, 44.8, 1 + 4 / 8, 2 / 8),
     "chain of 3": Budget(4, 4, 1, 0, 3, 81.4, 63.4, 5, 6),
     "dictionary": Budget(2, 2, 1, 0, 1, 87.4, 69.4, 5, 2),

@@ -51,7 +51,7 @@ def count(log: str) -> tuple[Counter[str], Counter[str]]:
         if found is None:
             continue  # the second half of a call that others have interrupted, a signal, an exit
         thread, name, arguments = found.groups()
-        if name == "close" and arguments.startswith(f"{MARK})"):
+        if name == "close" and arguments.startswith(str(MARK)):
             if marked_by:
                 return driver, actors
             marked_by = thread

@@ -107,6 +107,7 @@ class Executor:
         self.shutdown()
 
 
+@pytest.mark.one_host(reason="Ray's own graph is made beside it")
 @both
 def test_an_executor_of_tensor_parallel_stages(compile_dag, crew):
     executor = Executor(compile_dag, crew)
@@ -185,6 +186,7 @@ def a_failure_in_the_middle(compile_dag, workers):
     return results
 
 
+@pytest.mark.one_host(reason="Ray's own graph is made beside it")
 @pytest.mark.parametrize(
     "program",
     [
@@ -237,6 +239,7 @@ async def the_wrong_side(compile_dag, workers):
     return results
 
 
+@pytest.mark.one_host(reason="Ray's own graph is made beside it")
 @pytest.mark.parametrize("program", [awaited, the_wrong_side])
 async def test_the_same_awaiting_program_gives_the_same_on_both(program, crew):
     with tearing_down(RAYS) as compile_dag:

@@ -316,6 +316,7 @@ def test_an_actor_that_dies_while_its_graph_is_compiled(workers, make_actor, gat
         assert compiled.execute(1).get() == 1
 
 
+@pytest.mark.one_host(reason="all are asked first where they live")
 def test_an_actor_that_dies_while_others_are_waited_for(workers, make_actor, gate):
     """Its loop runs already, and Ray knows of no call of it that failed."""
     ready = make_actor()

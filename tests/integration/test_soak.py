@@ -45,6 +45,7 @@ def test_a_round_of_the_soak(run, capsys):
     assert "of memory (PSS) in the driver at most" in printed
 
 
+@pytest.mark.one_host(reason="it spoils shared memory")
 def test_a_moment_of_chaos(run):
     record = run("chaos", "--minutes", "0.03", "--pause", "0.3", "--loop", "asyncio")
     assert record["outcomes"]["right"] > 0
@@ -54,6 +55,7 @@ def test_a_moment_of_chaos(run):
     assert [sample["process"] for sample in record["samples"]][:1] == ["driver"]
 
 
+@pytest.mark.one_host(reason="it spoils shared memory")
 @pytest.mark.parametrize("byte", intruders.BYTES)
 def test_a_frame_that_chaos_has_spoiled_is_refused(worker, gate, monkeypatch, byte):
     monkeypatch.setattr(intruders, "BYTES", (byte,))

@@ -18,6 +18,8 @@ FILES = {  # what is not the namesake of its key, or is one of several
     "limits": "faults/test_limits.py",
     "capacity": "integration/test_capacity.py",
     "errors": "integration/test_errors.py",
+    "hosts_edges": "hosts/test_edges.py",
+    "hosts_faults": "hosts/test_faults.py",
     "lifecycle": "integration/test_lifecycle.py",
 }
 
