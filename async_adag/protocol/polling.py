@@ -20,7 +20,7 @@ Times are in nanoseconds.
 from __future__ import annotations
 
 LIMIT_NS = 100_000
-WAKE_NS = 50_000
+WAKE_NS = 80_000  # measured on virtual machines: 50 µs of CPU time, of waker and sleeper, and 30 µs of waiting
 EPOCH = 32  # waits
 PATIENCE = 256  # epochs between trials, at most
 _MARGIN_NS = 20_000
