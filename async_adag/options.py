@@ -20,8 +20,8 @@ class Options:
         submit_timeout: how long a blocking ``execute`` waits for a free place (None: for ever, 0: not at all).
         get_timeout: how long ``ref.get()`` waits when told nothing (None: for ever). ``await`` ignores it.
         compile_timeout: how long ``compile`` waits for the actors to answer.
-        busy_poll: how long a wait spins before it parks: seconds, 0 for never, or "auto" to leave it to the
-            library, which parks at once in this release.
+        busy_poll: how long a wait looks for news before it sleeps: seconds, 0 for never, or "auto" to have each
+            process learn where that pays, while there is a core for it.
         device: "auto", or "cpu" to run GPU edges over the CPU communicator.
         overlap: whether GPU communication may overlap with compute.
         heartbeat_timeout: how long another host may be silent, with an edge to it, before it is given up.
@@ -56,9 +56,9 @@ class Options:
         _ports("tcp_ports", self.tcp_ports)
 
     @property
-    def spin_ns(self) -> int:
-        """How long a wait spins before it parks, in nanoseconds."""
-        return 0 if self.busy_poll == "auto" else int(self.busy_poll * 1e9)
+    def poll_ns(self) -> int | None:
+        """How long a wait polls before it parks, in nanoseconds; None where that is to be learned."""
+        return None if self.busy_poll == "auto" else int(self.busy_poll * 1e9)
 
 
 def options_from(given: dict[str, Any]) -> Options:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import pickle
 import time
-from collections.abc import Callable
 
 from async_adag._version import __version__
 from async_adag.actor.async_loop import AsyncLoop
 from async_adag.actor.communicators import Communicators
-from async_adag.actor.control import Control
 from async_adag.actor.joining import Joined, join
 from async_adag.actor.loop import ThreadLoop
 from async_adag.actor.moved import ByCommunicator, Movers
@@ -19,6 +17,7 @@ from async_adag.actor.share import Share
 from async_adag.actor.turn import Turn
 from async_adag.actor.wiring import Endpoints
 from async_adag.channels.limits import explain
+from async_adag.channels.pollers import make_poller
 from async_adag.channels.rendezvous import Address, HungUp, NobodyThere, send_text
 from async_adag.graph.plan import ActorPlan, Membership
 
@@ -66,7 +65,7 @@ def install(instance: object, version: str, address: Address, share: bytes, time
 
 def _start(instance: object, told: Share, joined: Joined) -> None:
     try:
-        _start_loop(instance, told, joined.ends, joined.control, joined.sentinels(), joined.leave)
+        _start_loop(instance, told, joined)
     except BaseException:
         joined.close()
         raise
@@ -92,21 +91,16 @@ def install_here(instance: object, share: Share, joined: Joined) -> asyncio.Abst
         The event loop on which the nodes run; None if they run in a thread.
     """
     try:
-        return _start_loop(instance, share, joined.ends, joined.control, joined.sentinels(), joined.leave)
+        return _start_loop(instance, share, joined)
     except BaseException:
         joined.close()
         raise
 
 
-def _start_loop(
-    instance: object,
-    share: Share,
-    ends: Endpoints,
-    control: Control,
-    sentinels: list[int],
-    on_end: Callable[[str], None],
-) -> asyncio.AbstractEventLoop | None:
+def _start_loop(instance: object, share: Share, joined: Joined) -> asyncio.AbstractEventLoop | None:
     """Start the loop that fits the actor: a thread, or a task on the actor's event loop."""
+    ends, control, sentinels, on_end = joined.ends, joined.control, joined.sentinels(), joined.leave
+    poller = make_poller(share.poll_ns, joined.board, control.is_alone, may_move=True)
     movers = Movers()
     hands_over = any(move.by == "ipc" for move in share.plan.gpu_moves)
     communicators = Communicators(
@@ -131,7 +125,7 @@ def _start_loop(
         running: ThreadLoop | AsyncLoop
         if loop is None:
             running = ThreadLoop(
-                instance, share.plan, ends, movers, control, sentinels, share.spin_ns, _turn, end_actor, end
+                instance, share.plan, ends, movers, control, sentinels, poller, _turn, end_actor, end
             )
         else:
             running = AsyncLoop(

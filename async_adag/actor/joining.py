@@ -22,6 +22,7 @@ from async_adag.channels.gate import Gate
 from async_adag.channels.limits import EXHAUSTED
 from async_adag.channels.memory import create_file, is_sealed
 from async_adag.channels.network import Network
+from async_adag.channels.pollers import Board, board_size
 from async_adag.channels.processes import peer_pidfd
 from async_adag.channels.rendezvous import Address, HungUp, RendezvousError, meet, send_text
 
@@ -41,6 +42,7 @@ class Joined:
         control: the control page.
         ends: the channel ends.
         attendant: looks after what goes to other hosts; None where nothing does.
+        board: who of the graph's processes polls; None where this one is not to learn when.
     """
 
     connection: socket.socket
@@ -48,6 +50,7 @@ class Joined:
     control: Control
     ends: Endpoints
     attendant: Attendant | None
+    board: Board | None = None
 
     def sentinels(self) -> list[int]:
         """Descriptors that become readable when the driver is gone."""
@@ -99,14 +102,17 @@ def join(told: Share, address: Address, deadline: float) -> Joined:
             undo.callback(gate.close)
         remote: RemoteDriver | None = None
         pidfd = -1
+        board: Board | None = None
         if told.lodging is None:
-            connection, fds = meet(address, told.plan.actor, 1 + told.wiring.count(), _left(deadline))
+            connection, fds = meet(address, told.plan.actor, 2 + told.wiring.count(), _left(deadline))
             undo.callback(connection.close)
             undo.callback(close_all, fds)
             connection.setblocking(False)
             pidfd = _driver_pidfd(connection)
             undo.callback(os.close, pidfd)
             control = _control(fds[0], told)
+            os.close(fds.pop(0))
+            board = _board(fds[0], told)
             os.close(fds.pop(0))
         else:
             assert told.reach is not None
@@ -133,7 +139,7 @@ def join(told: Share, address: Address, deadline: float) -> Joined:
         if remote is not None:
             remote.serve(control, ends.doorbell)
         undo.pop_all()
-    return Joined(connection, pidfd, control, ends, attendant)
+    return Joined(connection, pidfd, control, ends, attendant, board if told.reach is None else None)
 
 
 def report_losses(network: Network, tell: Callable[[str], None]) -> None:
@@ -163,6 +169,13 @@ def _control(fd: int, told: Share) -> Control:
     if not is_sealed(fd) or os.fstat(fd).st_size < control_size(told.plan):
         raise RendezvousError("a descriptor that should be a control page is not")
     return Control(fd, told.plan)
+
+
+def _board(fd: int, told: Share) -> Board:
+    """The board behind ``fd``."""
+    if not is_sealed(fd) or os.fstat(fd).st_size < board_size(told.processes):
+        raise RendezvousError("a descriptor that should be a board is not")
+    return Board(fd, told.processes, told.plan.actor + 1)
 
 
 def _own_page(told: Share) -> Control:

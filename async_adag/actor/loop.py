@@ -20,6 +20,7 @@ from async_adag.actor.wiring import Endpoints
 from async_adag.channels.codec import Encoded
 from async_adag.channels.interface import STOP, Failure, Writer
 from async_adag.channels.parking import Parking, SentinelFired
+from async_adag.channels.pollers import Poller
 from async_adag.collectives.over_nccl import OutOfStep
 from async_adag.graph.plan import ActorPlan
 from async_adag.protocol.frame import ChannelError, FrameError
@@ -51,7 +52,7 @@ class ThreadLoop:
         movers: what moves the tensors of some channels; become those ends' own.
         control: its control page.
         sentinels: descriptors that become readable when the driver is gone.
-        spin_ns: how long a wait spins before it parks.
+        poller: for how long a wait polls before it parks; None: it does not.
         turn: so that methods of this actor never overlap across graphs.
         end_actor: what a ``SystemExit`` in a method calls.
         on_end: called last, with what broke the loop, or "".
@@ -65,7 +66,7 @@ class ThreadLoop:
         movers: Movers,
         control: Control,
         sentinels: list[int],
-        spin_ns: int,
+        poller: Poller | None,
         turn: Turn,
         end_actor: Callable[[], None],
         on_end: Callable[[str], None],
@@ -78,7 +79,7 @@ class ThreadLoop:
         self._ends = ends
         self._writers = list(ends.writers.values())
         self._control = control
-        self._parking = Parking(ends.doorbell, sentinels, spin_ns, network=ends.network)
+        self._parking = Parking(ends.doorbell, sentinels, poller, network=ends.network)
         self._turn = turn
         self._end_actor = end_actor
         self._on_end = on_end

@@ -18,11 +18,13 @@ class Share:
 
     Attributes:
         plan: what it does.
-        wiring: which descriptors it is handed, after that of its control page.
+        wiring: which descriptors it is handed, after those of its control page and of the board.
         channels: all channels of the graph.
         specs: the rings, by channel.
         limit: executions that may be in flight, and that an async actor may interleave.
-        spin_ns: how long a wait spins before it parks.
+        processes: of the graph, the driver among them.
+        poll_ns: how long a wait polls before it parks, in nanoseconds; None where that is to be learned, which
+            only those of one host do.
         links: of channels between two GPUs, by channel, to each reader; of a reader, the one to it.
         overlap: whether tensors travel from GPU to GPU while methods compute.
         reach: how it meets other hosts; None where it has nothing to do with any.
@@ -34,7 +36,8 @@ class Share:
     channels: tuple[Channel, ...]
     specs: dict[int, RingSpec]
     limit: int
-    spin_ns: int
+    processes: int
+    poll_ns: int | None
     links: dict[int, tuple[Any, ...]] = field(default_factory=dict)
     overlap: bool = True
     reach: Reach | None = None

@@ -1,8 +1,9 @@
 """The codec: values to frames' bodies and buffers, and back.
 
-None, small integers, floats, bytes and str have a form of their own, and so have the two things that travel in
-place of a value: a node's failure, and the word that nothing more will come. Everything else goes through one
-pickler, protocol 5, whose out-of-band buffers (arrays, above all) are copied once, straight into shared memory.
+None, small integers, floats, bytes, str and plain arrays (`arrays.py`) have a form of their own, and so have the
+two things that travel in place of a value: a node's failure, and the word that nothing more will come. Everything
+else goes through one pickler, protocol 5, whose out-of-band buffers are copied once, as an array's bytes are,
+straight into shared memory.
 What the other process could not import, such as the classes and functions of ``__main__``, is sent by value: the
 pickler is Ray's cloudpickle, which also honours the serializers that were registered with Ray.
 """
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 
 from ray.cloudpickle import CloudPickler
 
+from async_adag.channels.arrays import decode_array, encode_array, is_array
 from async_adag.channels.ray_objects import reducers
 from async_adag.protocol.frame import Kind
 
@@ -25,7 +27,7 @@ _INT = struct.Struct("=q")
 _FLOAT = struct.Struct("=d")
 _INT_LOW, _INT_HIGH = -(1 << 63), 1 << 63
 
-_NONE, _INTEGER, _REAL, _BYTES, _STR, _PICKLE, _FAILURE, _STOP, _REFS = (
+_NONE, _INTEGER, _REAL, _BYTES, _STR, _PICKLE, _FAILURE, _STOP, _REFS, _ARRAY = (
     int(kind)
     for kind in (
         Kind.NONE,
@@ -37,6 +39,7 @@ _NONE, _INTEGER, _REAL, _BYTES, _STR, _PICKLE, _FAILURE, _STOP, _REFS = (
         Kind.ERROR,
         Kind.STOP,
         Kind.REFS,
+        Kind.ARRAY,
     )
 )
 
@@ -114,6 +117,10 @@ class Encoder:
             return _FAILURE, value.encoded, _NO_BUFFERS
         if value is STOP:
             return _STOP, b"", _NO_BUFFERS
+        if is_array(kind) and kind not in self._pickler.dispatch_table:  # else somebody has a way of their own
+            plain = encode_array(value)
+            if plain is not None:
+                return _ARRAY, plain[0], [plain[1]]
         return self._pickle(value)
 
     def _pickle(self, value: Any) -> Encoded:
@@ -189,6 +196,7 @@ DECODERS: dict[int, Callable[[memoryview, list[memoryview]], Any]] = {
     _PICKLE: _decode_pickle,
     _FAILURE: _decode_failure,
     _STOP: _decode_stop,
+    _ARRAY: decode_array,
 }
 
 

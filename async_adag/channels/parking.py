@@ -13,6 +13,9 @@ from collections.abc import Callable
 
 from async_adag.channels.doorbell import Doorbell
 from async_adag.channels.network import Network
+from async_adag.channels.pollers import Poller
+
+_CHECK_NS = 1_000_000  # a wait that polls for longer looks at its descriptors that often
 
 
 class SentinelFired(Exception):
@@ -24,13 +27,13 @@ class SentinelFired(Exception):
 
 
 class Parking:
-    """Where one thread parks. Spins for ``spin_ns`` first, when that is not 0."""
+    """Where one thread parks. ``poller`` tells for how long it polls first, if it is to."""
 
     def __init__(
         self,
         doorbell: Doorbell,
         sentinels: list[int],
-        spin_ns: int,
+        poller: Poller | None = None,
         nudge: Doorbell | None = None,
         network: Network | None = None,
     ) -> None:
@@ -39,7 +42,7 @@ class Parking:
         Args:
             doorbell: rung by the other ends of this process's channels.
             sentinels: descriptors that become readable when the other side is gone.
-            spin_ns: nanoseconds.
+            poller: asked before each wait, and told how it went.
             nudge: rung by other threads of this process. Where one of them reads the doorbell, as an event loop
                 has to, a ring may be gone before this thread has seen it: then that thread passes the news on.
             network: the connections with other hosts, if there are any; takes its turns here.
@@ -58,7 +61,7 @@ class Parking:
         except BaseException:
             self._epoll.close()
             raise
-        self._spin_ns = spin_ns
+        self._poller = poller
         self.parked = 0
         self.spun = 0
 
@@ -70,11 +73,28 @@ class Parking:
         Raises:
             SentinelFired: the other side is gone.
         """
-        if self._spin_ns and self._spin(ready):
+        poller = self._poller
+        if poller is None:
+            return arm() or self._park(deadline)
+        if poller.rest:
+            poller.rest -= 1
+            return arm() or self._park(deadline)
+        began = time.monotonic_ns()
+        budget = poller.budget()
+        if budget and self._poll(ready, began + budget, deadline):
             self.spun += 1
+            took = time.monotonic_ns() - began
+            poller.waited(took, took, True)
             return True
         if arm():
+            poller.waited(time.monotonic_ns() - began, budget, False)
             return True
+        try:
+            return self._park(deadline)
+        finally:
+            poller.waited(time.monotonic_ns() - began, budget, False)
+
+    def _park(self, deadline: float | None) -> bool:
         self.parked += 1
         timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
         events = self._epoll.poll(timeout)
@@ -96,14 +116,26 @@ class Parking:
             if fd not in self._bells:
                 raise SentinelFired(fd)
 
-    def _spin(self, ready: Callable[[], bool]) -> bool:
-        until = time.monotonic_ns() + self._spin_ns
-        while not ready():
-            if self._network is not None:
-                self._network.turn()
-            if time.monotonic_ns() > until:
+    def _poll(self, ready: Callable[[], bool], until: int, deadline: float | None) -> bool:
+        """Look for news, or a ring, for a while; False when there was neither. Times as on `time.monotonic_ns`."""
+        if deadline is not None:
+            until = min(until, int(deadline * 1e9))
+        while True:
+            check = time.monotonic_ns() + _CHECK_NS
+            pause = min(check, until)
+            while not ready():
+                if self._network is not None:
+                    self._network.turn()
+                if time.monotonic_ns() >= pause:
+                    break
+            else:
+                return True
+            if pause == until:
                 return False
-        return True
+            events = self._epoll.poll(0)
+            if events:
+                self._look(events)
+                return True
 
     def forget(self, fd: int) -> None:
         """Stop watching a sentinel; harmless when it is not watched."""

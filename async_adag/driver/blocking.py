@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from async_adag.channels.doorbell import Doorbell
 from async_adag.channels.parking import Parking, SentinelFired
+from async_adag.channels.pollers import make_poller
 from async_adag.driver.interrupts import Held
 from async_adag.errors import ExecutionTimeout
 from async_adag.options import check_timeout
@@ -39,7 +40,7 @@ class Blocking:
             self._parking = Parking(
                 deployment.ends.doorbell,
                 [deployment.supervision.fd],
-                engine.options.spin_ns,
+                make_poller(engine.options.poll_ns, deployment.board, engine.is_alone),
                 self._nudge,
                 deployment.ends.network,
             )

@@ -27,6 +27,7 @@ from async_adag.channels.gauge import DirectGauge, Gauge, RingGauge
 from async_adag.channels.limits import explain
 from async_adag.channels.memory import create_file
 from async_adag.channels.network import Network
+from async_adag.channels.pollers import Board, create_board
 from async_adag.channels.ring import RingSpec
 from async_adag.channels.stream import Stream
 from async_adag.driver.abroad import Abroad
@@ -115,11 +116,13 @@ class _Deploying:
         # The doorbells of actors on other hosts are rung by nobody but the driver.
         processes = (DRIVER, *(a.actor for a in plan.actors))
         self._files.make(processes, plan.channels, self._specs_here())
-        self._pages: list[int] = []  # the control pages, by actor
+        self._pages: list[int] = []  # the control pages, by actor, and the board
         undo.callback(close_all, self._pages)
         for actor in plan.actors:
             self._pages.append(create_file("async-adag-control", control_size(actor)))
         self._controls = [Control(fd, actor) for fd, actor in zip(self._pages, plan.actors, strict=True)]
+        self._board = create_board(self._processes())
+        self._pages.append(self._board)
         undo.callback(self._end_all)
         self.meeting = Meeting(plan, handles, options, self._fds_of, self._abroad, self._welcome, deadline)
         undo.callback(self.meeting.close)
@@ -162,12 +165,16 @@ class _Deploying:
             self._plan.channels,
             self._specs,
             self._options.max_inflight,
-            self._options.spin_ns,
+            self._processes(),
+            self._options.poll_ns,
             self._share_of_links(actor),
             self._options.overlap,
             self._abroad.reach(actor.actor) if self._abroad and self._abroad.has_reach(actor.actor) else None,
             self._abroad.lodging(actor.actor, self._specs) if self._abroad else None,
         )
+
+    def _processes(self) -> int:
+        return 1 + len(self._plan.actors)
 
     def _share_of_links(self, actor: ActorPlan) -> dict[int, tuple[Any, ...]]:
         """The links of an actor: of a channel that it writes, all; of one that it reads, its own."""
@@ -178,7 +185,7 @@ class _Deploying:
         }
 
     def _fds_of(self, actor: int) -> list[int]:
-        return [self._pages[actor], *self._files.of(wire(self._plan.channels, actor))]
+        return [self._pages[actor], self._board, *self._files.of(wire(self._plan.channels, actor))]
 
     def _welcome(self, actor: int, stream: Stream) -> socket.socket:
         assert self._abroad is not None
@@ -219,6 +226,8 @@ class _Deploying:
                 bell = {actor.actor: bells[actor.actor] for actor in plan.actors} | {DRIVER: ends.doorbell}
                 direct.doorbells = [bell[reader] for reader in channel.readers]
                 direct.writer_doorbell = bell[channel.writer]
+            learns = self._own is None and self._abroad is None
+            board = Board(self._board, self._processes(), DRIVER + 1) if learns else None
             own_loop = self._install_here(own_fds, supervision)
             gpu_results = self._gpu_results(ends)
             undo.pop_all()
@@ -239,6 +248,7 @@ class _Deploying:
             own_loop,
             gpu_results,
             self._abroad,
+            board,
         )
 
     def _movers(self) -> dict[int, str]:

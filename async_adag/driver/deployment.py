@@ -10,6 +10,7 @@ from async_adag.actor.control import Control
 from async_adag.actor.wiring import Endpoints
 from async_adag.channels.doorbell import Doorbell
 from async_adag.channels.gauge import Gauge
+from async_adag.channels.pollers import Board
 from async_adag.channels.ring import RingSpec
 from async_adag.driver.abroad import Abroad
 from async_adag.driver.supervision import Supervision
@@ -33,6 +34,8 @@ class Deployment:
         own_loop: the event loop on which nodes of the driver's own actor run, if there is one.
         gpu_results: the `gpu_results.GpuResults`, if results stay on the driver's GPU.
         abroad: what joins it with other hosts, if there are any.
+        board: who of its processes polls; None where the driver is not to learn when, as one of its own threads
+            runs nodes, or as there are other hosts.
     """
 
     plan: Plan
@@ -46,6 +49,7 @@ class Deployment:
     own_loop: asyncio.AbstractEventLoop | None
     gpu_results: Any = None
     abroad: Abroad | None = None
+    board: Board | None = None
 
     def transport(self, channel: int) -> Transport:
         """What moves a channel's frames."""

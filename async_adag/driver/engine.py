@@ -20,8 +20,10 @@ from async_adag.actor.traced import TracedWriter
 from async_adag.channels import forks
 from async_adag.channels.failures import annotate
 from async_adag.channels.interface import STOP, Writer
+from async_adag.channels.pollers import make_poller
 from async_adag.driver.arguments import Arguments, part
 from async_adag.driver.arrivals import Arrivals, Sinks
+from async_adag.driver.attention import Attention
 from async_adag.driver.blocking import Blocking
 from async_adag.driver.capacity import Line, Waiter
 from async_adag.driver.deployment import Deployment
@@ -77,6 +79,7 @@ class Engine:
         self._refusal: Callable[[], AdagError] | None = None
         self.blocking = Blocking(self)
         self._loop = LoopBinding(self)
+        self.attention = Attention(self, make_poller(options.poll_ns, deployment.board, self.is_alone))
         self._arrivals = Arrivals(
             plan, ends.readers, self.ledger, self._loop, self._may_stop, deployment.gpu_results
         )
@@ -206,6 +209,7 @@ class Engine:
         self._admit(args, kwargs, sinks, reserved)
         if self.ledger.in_flight:
             self._loop.keep(owner)
+            self.attention.expect(loop, may_poll=not self._loop.is_raw)
         return sinks
 
     def submit(
@@ -313,6 +317,10 @@ class Engine:
             for writer in self._writers:
                 writer.call_up()
 
+    def is_alone(self) -> bool:
+        """Whether at most one execution is under way."""
+        return self.ledger.in_flight <= 1
+
     def _has_place(self) -> bool:
         """Whether an execution can be sent now; takes in what has arrived before it says no."""
         if self.ledger.has_place() and self._may_write():
@@ -402,25 +410,34 @@ class Engine:
 
     def on_doorbell(self) -> None:
         """What the event loop does when the doorbell rings."""
-        if self._loop.is_raw:
-            with Held():
-                self._on_doorbell()
-        else:
-            self._on_doorbell()
+        self.attend(self._on_doorbell)
 
     def _on_doorbell(self) -> None:
         self.deployment.ends.doorbell.silence()
+        self.attention.on_ring()
+        self.progress()
+
+    def attend(self, step: Callable[[], None]) -> None:
+        """Do a step of the event loop's, in the middle of which Ctrl-C must not raise."""
         try:
-            self.progress()
+            if self._loop.is_raw:
+                with Held(), self.lock:
+                    step()
+            else:
+                with self.lock:
+                    step()
         except BaseException:
             self.deployment.ends.doorbell.ring()  # what is left to do is done another time
             raise
 
     def progress(self) -> None:
-        """Take in all there is, then arm."""
+        """Take in all there is, then arm what more is waited for."""
         with self.lock:
             self.take_in()
-            while not self._deaf and self.arm():
+            while not self._deaf and (self.ledger.in_flight or self._quiet or not self.line.is_empty()):
+                if not self.arm():
+                    self.attention.is_armed = True
+                    break
                 self.take_in()
 
     def describe_computing(self) -> str:

@@ -69,6 +69,7 @@ class LoopBinding:
                 )
             self._unwatch(self._loop)
         engine = self._engine
+        engine.attention.forget()
         hold = _Hold(engine, owner)
         self._hold = weakref.ref(hold)
         self._loop = loop

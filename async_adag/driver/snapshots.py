@@ -17,6 +17,7 @@ def stats_of(engine: Engine) -> Stats:
     engine.deployment.refresh()
     with engine.lock:
         parked, spun = engine.blocking.waits()
+        spun += engine.attention.spun
         return take_stats(
             engine.plan,
             engine.deployment.controls,

@@ -19,7 +19,7 @@ import struct
 from enum import IntEnum
 from typing import NamedTuple
 
-MAGIC = 0x47444103  # "ADG" and the version of this layout in the low byte
+MAGIC = 0x47444104  # "ADG" and the version of this layout in the low byte
 ALIGNMENT = 64
 MAX_BUFFERS = 1 << 20
 
@@ -45,10 +45,11 @@ class Kind(IntEnum):
     ERROR = 6
     STOP = 7
     REFS = 8  # a pickle with ObjectRefs in it: never bare, as its header names a hold
+    ARRAY = 9  # the type and shape of an array, which lies in the one buffer: never bare
 
 
 _KINDS = len(Kind)
-_INT, _FLOAT, _REFS = int(Kind.INT), int(Kind.FLOAT), int(Kind.REFS)
+_INT, _FLOAT, _REFS, _ARRAY = int(Kind.INT), int(Kind.FLOAT), int(Kind.REFS), int(Kind.ARRAY)
 _BARE_KINDS = _REFS  # the kinds below it
 
 
@@ -142,6 +143,8 @@ def unpack_header(source: memoryview, at: int, seq: int, inline_capacity: int, b
         raise FrameError(f"a bare body of {body} bytes is none of kind {kind}, or does not fit {inline_capacity}")
     if body != 8 and kind in (_INT, _FLOAT):
         raise FrameError(f"a number of {body} bytes")
+    if kind == _ARRAY and buffers != 1:
+        raise FrameError(f"an array in {buffers} buffers")
     if kind == _REFS and hold >= holds:
         raise FrameError(f"refs in hold {hold} of {holds}")
     if place == INLINE:

@@ -33,7 +33,7 @@ def main(name: str, token: str) -> None:
     wiring = wire(CHANNELS, PEER)
     ends = connect_ends(wiring, receive_fds(connection, wiring.count()), CHANNELS, SPECS, {})
     reader, writer = ends.readers[0], ends.writers[1]
-    parking = Parking(ends.doorbell, [peer_pidfd(connection)], 0)
+    parking = Parking(ends.doorbell, [peer_pidfd(connection)])
     value: object = None
     while value is not STOP:
         while not reader.may_read():

@@ -410,7 +410,7 @@ def test_threads_that_park_lose_no_frame_and_no_wake_up(open_channel, call_up, m
     got = [[] for _ in channel.readers]
 
     def write():
-        parking = Parking(channel.writer_bell, [], 0)
+        parking = Parking(channel.writer_bell, [])
         for number in range(FRAMES):
             while not channel.writer.may_write():
                 parking.wait(channel.writer.may_write, channel.writer.arm)
@@ -420,7 +420,7 @@ def test_threads_that_park_lose_no_frame_and_no_wake_up(open_channel, call_up, m
         parking.close()
 
     def read(reader, bell, into):
-        parking = Parking(bell, [], 0)
+        parking = Parking(bell, [])
         for _ in range(FRAMES):
             while not reader.may_read():
                 parking.wait(reader.may_read, reader.arm)

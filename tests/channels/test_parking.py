@@ -10,6 +10,7 @@ import pytest
 
 from async_adag.channels.doorbell import Doorbell
 from async_adag.channels.parking import Parking, SentinelFired
+from async_adag.channels.pollers import FixedPoller
 
 PATIENCE = 30.0  # seconds; only a failing test waits
 
@@ -42,8 +43,8 @@ def sentinel():
 def make_parking(bell):
     made = []
 
-    def make(sentinels=(), spin_ns=0):
-        made.append(Parking(bell, list(sentinels), spin_ns))
+    def make(sentinels=(), poller=None):
+        made.append(Parking(bell, list(sentinels), poller))
         return made[-1]
 
     yield make
@@ -120,8 +121,24 @@ def test_a_sentinel_that_was_forgotten_ends_no_wait(make_parking, sentinel):
     assert not parking.wait(never, never, time.monotonic())
 
 
-def test_news_while_it_spins_are_taken_without_parking(make_parking):
-    parking = make_parking(spin_ns=int(PATIENCE * 1e9))
+class Told:
+    """A poller that polls for so many nanoseconds, and writes down what it is told."""
+
+    def __init__(self, budget, rest=0):
+        self._budget = budget
+        self.rest = rest
+        self.told = []
+
+    def budget(self):
+        return self._budget
+
+    def waited(self, took, polled, hit):
+        self.told.append((took, polled, hit))
+
+
+def test_news_while_it_polls_are_taken_without_parking(make_parking):
+    poller = Told(int(PATIENCE * 1e9))
+    parking = make_parking(poller=poller)
     looks = iter([False] * 20 + [True])
 
     def arm():
@@ -129,25 +146,69 @@ def test_news_while_it_spins_are_taken_without_parking(make_parking):
 
     assert parking.wait(lambda: next(looks), arm, soon())
     assert (parking.parked, parking.spun) == (0, 1)
+    ((took, polled, hit),) = poller.told
+    assert hit
+    assert 0 < polled == took
 
 
-def test_it_parks_when_spinning_brought_nothing(bell, make_parking):
-    parking = make_parking(spin_ns=1)
+def test_it_parks_when_polling_brought_nothing(bell, make_parking):
+    poller = Told(1)
+    parking = make_parking(poller=poller)
     bell.ring()
     assert parking.wait(never, never, soon())
     assert (parking.parked, parking.spun) == (1, 0)
+    ((took, polled, hit),) = poller.told
+    assert not hit
+    assert (polled, took > 1) == (1, True)
+
+
+def test_a_poller_that_rests_is_not_asked(bell, make_parking):
+    poller = Told(int(PATIENCE * 1e9), rest=2)
+    parking = make_parking(poller=poller)
+    for _ in range(2):
+        bell.ring()
+        assert parking.wait(never, never, soon())
+    assert (poller.rest, poller.told, parking.parked) == (0, [], 2)
+    assert parking.wait(lambda: True, never)
+    assert len(poller.told) == 1
+
+
+def test_what_is_there_when_it_arms_is_a_short_wait(make_parking):
+    poller = Told(0)
+    assert make_parking(poller=poller).wait(never, lambda: True)
+    ((_, polled, hit),) = poller.told
+    assert (polled, hit) == (0, False)
+
+
+def test_a_long_poll_ends_when_a_sentinel_fires_or_the_bell_rings(bell, make_parking, sentinel):
+    read, write = sentinel
+    parking = make_parking([read], FixedPoller(int(PATIENCE * 1e9)))
+
+    def arm():
+        raise AssertionError("it parked")
+
+    bell.ring()
+    assert parking.wait(never, arm)
+    os.write(write, b"x")
+    with pytest.raises(SentinelFired):
+        parking.wait(never, arm)
+
+
+def test_a_long_poll_ends_with_the_deadline(make_parking):
+    parking = make_parking(poller=FixedPoller(int(PATIENCE * 1e9)))
+    assert not parking.wait(never, never, time.monotonic() - 1)
 
 
 def test_closing_leaves_no_descriptor(bell):
     before = sorted(os.listdir("/proc/self/fd"))
-    Parking(bell, [], 0).close()
+    Parking(bell, []).close()
     assert sorted(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_sentinel_that_cannot_be_watched_leaves_no_descriptor(bell):
     before = sorted(os.listdir("/proc/self/fd"))
     with pytest.raises(OSError, match="Bad file descriptor"):
-        Parking(bell, [10_000], 0)
+        Parking(bell, [10_000])
     assert sorted(os.listdir("/proc/self/fd")) == before
 
 

@@ -46,7 +46,7 @@ class Meeting:
         self.ends = connect_ends(wire(peer.CHANNELS, DRIVER), fds(DRIVER), peer.CHANNELS, peer.SPECS, {})
         self.writer, self.reader = self.ends.writers[0], self.ends.readers[1]
         self.pidfd = peer_pidfd(self.connection)
-        self.parking = Parking(self.ends.doorbell, [self.pidfd], 0)
+        self.parking = Parking(self.ends.doorbell, [self.pidfd])
 
     def let_in(self, listener):
         readable, _, _ = select.select([listener.socket], [], [], peer.PATIENCE)

@@ -63,7 +63,7 @@ class Chain:
         (self._result,) = (gauge for number, gauge in deployment.gauges.items() if number in results)
         self.actors = [Echo() for _ in stage.parts]
         self._loops = [
-            ThreadLoop(echo, actor, part.ends, Movers(), part.control, [], 0, Turn(), _go_on, _complain)
+            ThreadLoop(echo, actor, part.ends, Movers(), part.control, [], None, Turn(), _go_on, _complain)
             for echo, actor, part in zip(self.actors, plan.actors, stage.parts, strict=True)
         ]
         for loop in self._loops:

@@ -26,6 +26,7 @@ from async_adag.actor.wiring import ring_spec, wire
 from async_adag.channels import rendezvous
 from async_adag.channels.codec import dumps
 from async_adag.channels.memory import create_file
+from async_adag.channels.pollers import create_board
 from async_adag.channels.rendezvous import KNOCKS, TOKEN_BYTES, Address, receive_text, send_fds
 from async_adag.channels.ring import create_ring
 from async_adag.graph.planner import plan_graph
@@ -47,10 +48,15 @@ class Graph:
         specs = {channel.number: ring_spec(channel, 4, 1 << 20) for channel in plan.channels}
         self.actor = plan.actors[0]
         self.wiring = wire(plan.channels, 0)
-        self.share = Share(self.actor, self.wiring, plan.channels, specs, 4, 0)
+        self.share = Share(self.actor, self.wiring, plan.channels, specs, 4, 2, 0)
         control = create_file("control", control_size(self.actor))
         bells = [os.eventfd(0, os.EFD_NONBLOCK) for _ in self.wiring.doorbells]
-        self.fds = [control, *bells, *(create_ring(specs[number]) for number in self.wiring.channels)]
+        self.fds = [
+            control,
+            create_board(2),
+            *bells,
+            *(create_ring(specs[number]) for number in self.wiring.channels),
+        ]
 
     def close(self):
         for fd in self.fds:
@@ -133,9 +139,9 @@ DRIVERS = {
     says_nothing: "sent nothing: timed out",
     says_garbage: "descriptors were lost",
     says_garbage_with_descriptors: "descriptors were lost",
-    hands_out_too_many: "10 descriptors came where 5 were expected",
-    hands_out_too_few: "4 descriptors came where 5 were expected",
-    hands_out_without_end: f"{200 + 2**31} descriptors came where 5 were expected",
+    hands_out_too_many: "12 descriptors came where 6 were expected",
+    hands_out_too_few: "5 descriptors came where 6 were expected",
+    hands_out_without_end: f"{200 + 2**31} descriptors came where 6 were expected",
     announces_without_end: "announced did not come",
 }
 
@@ -202,7 +208,12 @@ def a_file_that_could_shrink(fd):
 @pytest.mark.parametrize("wrong", [a_pipe, a_short_file, an_unsealed_file, a_file_that_could_shrink])
 @pytest.mark.parametrize(
     ("at", "said"),
-    [(0, "should be a control page"), (1, "should be a doorbell"), (-1, "should be a sealed memory file")],
+    [
+        (0, "should be a control page"),
+        (1, "should be a board"),
+        (2, "should be a doorbell"),
+        (-1, "should be a sealed memory file"),
+    ],
 )
 def test_descriptors_of_the_wrong_kind(worker, graph, false_driver, at, said, wrong):
     """Touching what can shrink, or is too short, would kill the actor (SIGBUS)."""

@@ -20,7 +20,7 @@ from ray import cloudpickle
 
 from async_adag.channels.codec import Encoder, dumps
 from async_adag.channels.ring import DECODERS
-from async_adag.protocol.frame import Kind
+from async_adag.protocol.frame import FrameError, Kind
 
 
 def round_trip(value, encoder=None):
@@ -161,6 +161,13 @@ def test_equal_arrays_stay_one_array():
         np.zeros(3, dtype=[("a", "i4"), ("b", "f8")]),
         np.array([None, "x", 3], dtype=object),
         np.arange(3, dtype=">i4"),
+        np.array([1, 2], dtype="M8[s]"),
+        np.arange(3, dtype=np.longdouble),
+        np.arange(3, dtype=np.float16),
+        np.array([1j, 2]),
+        np.array([True, False]),
+        np.arange(2**5).reshape((2,) * 5),
+        np.arange(3, dtype=np.dtype("f8", metadata={"unit": "m"})),
     ],
     ids=lambda array: f"{array.shape}{array.dtype.str}",
 )
@@ -171,9 +178,65 @@ def test_arrays_of_every_layout_come_back(array):
     np.testing.assert_array_equal(arrived, array)
 
 
-def test_a_pickled_buffer_is_read_only():
-    with pytest.raises(ValueError, match="read-only"):
-        round_trip(np.zeros(3))[0] = 1
+def test_a_buffer_is_read_only():
+    (pickled,) = round_trip([np.zeros(3)])
+    for arrived in (round_trip(np.zeros(3)), pickled):
+        with pytest.raises(ValueError, match="read-only"):
+            arrived[0] = 1
+
+
+@pytest.mark.parametrize(
+    ("array", "kind"),
+    [
+        (np.zeros(3), Kind.ARRAY),
+        (np.zeros((3, 4), dtype="i2")[1:], Kind.ARRAY),
+        (np.zeros(0), Kind.PICKLE),
+        (np.zeros((3, 4)).T, Kind.PICKLE),
+        (np.zeros(3, dtype=">i4"), Kind.PICKLE),
+        (np.zeros(3, dtype=object), Kind.PICKLE),
+        (np.zeros(3, dtype="M8[s]"), Kind.PICKLE),
+        (np.zeros(3, dtype=np.dtype("f8", metadata={"unit": "m"})), Kind.PICKLE),
+        (np.zeros(3).view(np.recarray), Kind.PICKLE),
+        (np.ma.zeros(3), Kind.PICKLE),
+    ],
+    ids=lambda value: value.name if isinstance(value, Kind) else f"{type(value).__name__}{value.dtype}",
+)
+def test_plain_arrays_have_a_form_of_their_own(array, kind):
+    for _ in range(2):  # the second time from what is remembered
+        encoded, _, buffers = Encoder().encode(array)
+        assert encoded == kind
+        assert type(round_trip(array)) is type(array)
+        if kind is Kind.ARRAY:
+            assert np.shares_memory(np.frombuffer(buffers[0], array.dtype), array)
+
+
+def test_layouts_that_are_not_remembered_any_more_are_made_again():
+    encoder = Encoder()
+    for _ in range(2):
+        for size in range(1, 600):
+            array = np.full(size, size)
+            assert same(round_trip(array, encoder), array)
+
+
+@pytest.mark.parametrize(
+    ("body", "buffers"),
+    [
+        (b"", [bytes(8)]),
+        (b"short", [bytes(8)]),
+        (struct.pack("=2Q", 1, 1) + b"<f8", []),
+        (struct.pack("=2Q", 1, 1) + b"<f8", [bytes(8), bytes(8)]),
+        (struct.pack("=2Q", 1, 2) + b"<f8", [bytes(8)]),
+        (struct.pack("=2Q", 1, 2**62) + b"<f8", [bytes(8)]),
+        (struct.pack("=2Q", 1, 2**64 - 1) + b"<f8", [bytes(8)]),
+        (struct.pack("=2Q", 1, 1) + b"|O", [bytes(8)]),
+        (struct.pack("=2Q", 1, 1) + b"", [bytes(8)]),
+        (struct.pack("=2Q", 2**40, 1) + b"<f8", [bytes(8)]),
+        (struct.pack("=41Q", 40, *[1] * 40) + b"<f8", []),
+    ],
+)
+def test_what_is_no_array_is_refused(body, buffers):
+    with pytest.raises(FrameError):
+        DECODERS[Kind.ARRAY](memoryview(body), [memoryview(buffer) for buffer in buffers])
 
 
 def test_what_cannot_be_imported_is_sent_by_value():
@@ -298,6 +361,14 @@ def test_reducers_that_were_registered_for_ray_are_honoured():
         assert round_trip([Registered()]) == ["by its reducer"]
     finally:
         del cloudpickle.CloudPickler.dispatch[Registered]
+
+
+def test_a_reducer_that_was_registered_for_arrays_is_honoured():
+    cloudpickle.CloudPickler.dispatch[np.ndarray] = lambda value: (str, ("by its reducer",))
+    try:
+        assert round_trip(np.zeros(3)) == "by its reducer"
+    finally:
+        del cloudpickle.CloudPickler.dispatch[np.ndarray]
 
 
 def test_dumps_is_one_piece_with_its_buffers_inside():

@@ -34,7 +34,7 @@ U64 = 2**64 - 1
 
 NUMBERS = (Kind.INT, Kind.FLOAT)  # always bare, and of 8 bytes
 KINDS = st.sampled_from([int(kind) for kind in Kind if kind not in NUMBERS])
-BARE_KINDS = KINDS.filter(lambda kind: kind != Kind.REFS)
+BARE_KINDS = KINDS.filter(lambda kind: kind not in (Kind.REFS, Kind.ARRAY))
 SEQS = st.integers(0, U64)
 
 
@@ -49,7 +49,8 @@ def headers(draw):
     if place == BLOCK:
         where = (draw(st.integers(0, BLOCKS - 1)), draw(st.integers(0, U64)), draw(st.integers(1, U64)))
     hold = (draw(st.integers(0, HOLDS - 1)), draw(SEQS))
-    return Header(draw(KINDS), place, buffers, draw(SEQS), body, length, *where, *hold)
+    kinds = KINDS if buffers == 1 else KINDS.filter(lambda kind: kind != Kind.ARRAY)
+    return Header(draw(kinds), place, buffers, draw(SEQS), body, length, *where, *hold)
 
 
 @given(headers(), st.integers(0, 3))
@@ -90,6 +91,7 @@ def test_a_full_header_is_not_taken_for_a_bare_one(header):
 GOOD_INLINE = Header(0, INLINE, 2, 7, 40, 200, 0, 0, 0)
 GOOD_BLOCK = Header(0, BLOCK, 2, 7, 40, 5000, 3, 65536, 9)
 GOOD_REFS = Header(int(Kind.REFS), INLINE, 0, 7, 40, 40, 0, 0, 0, HOLDS - 1, 5)
+GOOD_ARRAY = Header(int(Kind.ARRAY), INLINE, 1, 7, 40, 200, 0, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -111,6 +113,8 @@ GOOD_REFS = Header(int(Kind.REFS), INLINE, 0, 7, 40, 40, 0, 0, 0, HOLDS - 1, 5)
         (GOOD_BLOCK, {"length": U64, "buffers": MAX_BUFFERS + 1}),
         (GOOD_BLOCK, {"body": 5001}),
         (GOOD_REFS, {"hold": HOLDS}),
+        (GOOD_ARRAY, {"buffers": 0}),
+        (GOOD_ARRAY, {"buffers": 2}),
     ],
     ids=lambda value: (
         ("inline" if value.place == INLINE else "block")
@@ -134,6 +138,7 @@ def test_a_bare_frame_that_breaks_a_rule_is_refused():
         (int(Kind.INT), 6, 8),
         (int(Kind.STR), 7, CAPACITY + 1),
         (int(Kind.REFS), 7, 8),
+        (int(Kind.ARRAY), 7, 8),
     ]:
         pack_bare(memory, 0, kind, seq, body)
         assert unpack_bare(memory, 0, 7, CAPACITY) is None
@@ -157,7 +162,7 @@ def test_the_refusal_says_which_execution_was_next():
 
 @settings(max_examples=300)
 @given(
-    st.sampled_from([GOOD_INLINE, GOOD_BLOCK, GOOD_REFS, None]),
+    st.sampled_from([GOOD_INLINE, GOOD_BLOCK, GOOD_REFS, GOOD_ARRAY, None]),
     st.lists(st.tuples(st.integers(0, HEADER_SIZE - 1), st.integers(0, 255)), max_size=12),
     st.binary(min_size=HEADER_SIZE, max_size=HEADER_SIZE),
 )

@@ -46,7 +46,7 @@ def listener():
 def test_an_actor_whose_driver_gives_up_says_why_and_raises_nothing(listener, give_up):
     """Nobody is there to take an exception: Ray would log it."""
     plan = ActorPlan(actor=1, name="Worker(abcdef)", tasks=(), constants=(), registers=0)
-    share = pickle.dumps(Share(plan, wire((), 1), (), {}, limit=1, spin_ns=0))
+    share = pickle.dumps(Share(plan, wire((), 1), (), {}, limit=1, processes=2, poll_ns=0))
     installing = in_thread(install, object(), __version__, listener.address, share, PATIENCE)
     select.select([listener.socket], [], [], PATIENCE)
     give_up(listener)

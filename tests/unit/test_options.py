@@ -95,8 +95,9 @@ def test_they_travel():
 
 
 def test_busy_polling_for_a_time_is_told_in_nanoseconds():
-    assert options_from({"busy_poll": 0}).spin_ns == 0
-    assert options_from({"busy_poll": 0.25}).spin_ns == 250_000_000
+    assert options_from({"busy_poll": 0}).poll_ns == 0
+    assert options_from({"busy_poll": 0.25}).poll_ns == 250_000_000
+    assert options_from({}).poll_ns is None
 
 
 @pytest.mark.parametrize("value", [None, 0, 0.5, 10])

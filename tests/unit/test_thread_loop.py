@@ -53,10 +53,10 @@ class Site:
         ends = Endpoints(self.actor_bell, {into.number: DirectReader(there, 0)}, {out.number: answering})
         self.broken = []
         self.loop = ThreadLoop(
-            self.echo, actor, ends, Movers(), self.control, [], 0, Turn(), pytest.fail, self.broken.append
+            self.echo, actor, ends, Movers(), self.control, [], None, Turn(), pytest.fail, self.broken.append
         )
         self.loop.start()
-        self.parking = Parking(self.driver_bell, [], 0)
+        self.parking = Parking(self.driver_bell, [])
 
     def trip(self, value):
         """Send a value; the answer, and what happened until it came."""
