@@ -45,7 +45,7 @@ class Ends:
         ring = RingWriter(spec, os.dup(fd), [self.bell])
         landing = self.network.add_landing(1, Stream(receiving), ring, own=0, shared=False)
         self.reader: Reader = LandedReader(spec, fd, 0, self.bell, landing)
-        self._parking = Parking(self.bell, [], 0, network=self.network)
+        self._parking = Parking(self.bell, [], network=self.network)
 
     def send(self, value: Any) -> None:
         while not self.writer.may_write():

@@ -6,7 +6,9 @@ those that it needs; before that nobody connects, and when all is connected nobo
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import select
 import socket
 import time
@@ -24,6 +26,7 @@ ADDRESS = "address "
 PEERS = "peers "
 """How the text begins in which the driver tells where others do, by channel."""
 
+REFUSED = 0.5  # seconds after which who refuses has given up
 STEP = 0.1  # seconds after which a gate is to be looked at again, news or not
 
 SocketAddress = tuple[str, int]
@@ -60,13 +63,22 @@ def reach_driver(gate: Gate, reach: Reach, number: int, deadline: float) -> Stre
     """Connect to the driver, as actor ``number``.
 
     Raises:
-        HungUp: it cannot be reached before the deadline (`time.monotonic`).
+        HungUp: it cannot be reached before the deadline (`time.monotonic`), or refuses for a while: it listens
+            before it calls an actor, and no longer when it has given up.
     """
     assert reach.driver is not None
-    gate.dial(reach.driver, Purpose("control", number))
+    purpose = Purpose("control", number)
+    gate.dial(reach.driver, purpose)
+    refused = 0.0
     while time.monotonic() < deadline:
         for _, stream in gate.step(STEP):
             return stream
+        if os.strerror(errno.ECONNREFUSED) not in gate.trying().get(purpose, ""):
+            refused = 0.0
+        elif not refused:
+            refused = time.monotonic()
+        elif time.monotonic() - refused > REFUSED:
+            raise HungUp(f"the graph's driver no longer listens at {_at(reach.driver)}")
         if gate.failures:
             raise HungUp(f"the graph's driver cannot be reached at {_at(reach.driver)}: {gate.failures[0][1]}")
     raise HungUp(f"the graph's driver cannot be reached at {_at(reach.driver)} in time")
