@@ -51,7 +51,7 @@ class Pinned:
 
 @pytest.fixture
 def fetcher(monkeypatch):
-    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(ndarray=OnTheGpu))
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(ndarray=OnTheGpu, lib=np.lib))
     return Pinned()
 
 

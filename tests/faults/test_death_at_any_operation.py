@@ -22,7 +22,7 @@ from tests.threads import in_thread
 
 # Functions of the loop, in the order in which an execution comes by.
 OPERATIONS = {
-    "between executions": "should_end",
+    "between executions": "asked",
     "reading": "read",
     "giving the slot back": "take",
     "gathering arguments": "arguments",

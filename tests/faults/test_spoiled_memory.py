@@ -214,16 +214,17 @@ async def test_a_frame_for_an_async_actor(async_worker, graphs, gate, spoil):
 
 
 @spoilt
-async def test_a_result(workers, graphs, spoil):
+async def test_a_result(workers, graphs, gate, spoil):
     spoilt, other = graphs()
     first = [await spoilt.execute_async(n) for n in (0, 1)]
     assert await asyncio.gather(*first) == [0, 1]
-    futures = [await spoilt.execute_async(n) for n in (2, 3, 4)]
+    futures = [await spoilt.execute_async(n) for n in (gate.path, 3, 4)]
+    gate.open("held")  # nothing is awaited from here on, so nobody takes in what comes
     out_of(spoilt).await_frames(5)
     spoil(out_of(spoilt), 3 if "head" not in spoil.__name__ else 2)
     results = await asyncio.gather(*futures, return_exceptions=True)
     if "head" not in spoil.__name__:
-        assert results.pop(0) == 2  # lay before it
+        assert results.pop(0) == "held"  # lay before it
     for seq, result in enumerate(reversed(results)):
         edge = f"from call on Worker{name_of(workers[0])} to the driver failed"
         check(result, edge, f"execution {4 - seq} had not arrived")
@@ -308,9 +309,10 @@ def test_a_graph_that_is_full_when_it_is_spoiled(workers, graphs):
     assert other.execute(6).get() == 6
 
 
-async def test_a_full_graph_that_is_awaited(workers, graphs):
+async def test_a_full_graph_that_is_awaited(workers, graphs, gate):
     spoilt, other = graphs(max_inflight=2)
-    futures = [await spoilt.execute_async(n) for n in range(2)]
+    futures = [await spoilt.execute_async(n) for n in (gate.path, 1)]
+    gate.open("held")  # as above
     out_of(spoilt).await_frames(2)
     noise(out_of(spoilt), 0)
     for result in await asyncio.gather(spoilt(2), *futures, spoilt(3), return_exceptions=True):
