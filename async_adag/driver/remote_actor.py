@@ -53,7 +53,10 @@ class RemoteActor:
         return self._heard
 
     def _on_bell(self, _: int) -> None:
-        self._bell.silence()
+        try:
+            self._bell.silence()
+        except (OSError, ValueError):
+            return  # closed just now
         if self._page.should_end():
             self._line.send(END)
 

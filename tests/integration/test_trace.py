@@ -16,6 +16,8 @@ from async_adag import GraphClosed
 from async_adag.actor.records import CAPACITY, count_of, records_in
 from tests.timelines import check_events, names_of, spans, ways
 
+pytestmark = pytest.mark.one_host(reason="actors on other hosts are not recorded")
+
 CHAIN = {
     ("driver: write channel 0", "Worker: read channel 0"),
     ("Worker: read channel 0", "Worker: echo"),
