@@ -7,8 +7,9 @@ most like it; two actors know half of the library each:
     prints.of(text) -----+                  +---- one list from each half
                          +-- half.nearest --+
 
-It runs as it was, and with `async_adag.experimental_compile(dag)` in place of `dag.experimental_compile()`; both
-blocking and with asyncio; and last in the form that async_adag has of its own. All have to give the same.
+It runs as it was, with `async_adag.experimental_compile(dag)` in place of `dag.experimental_compile()`, with asyncio
+by the same call, and last in the form that async_adag has of its own. All have to give the same. (Ray's own graph
+with asyncio is left out: with two outputs and several executions in flight it stood still here, Ray 2.60.)
 Needs: pip install numpy
 """
 
@@ -89,11 +90,6 @@ def run_blocking(compiled: Any, texts: list[str]) -> Results:
     return results
 
 
-def with_asyncio_as_it_was(dag: Any, texts: list[str]) -> Results:
-    compiled = dag.experimental_compile(enable_asyncio=True)
-    return asyncio.run(run_async(compiled, texts))
-
-
 def with_asyncio_by_a_call(dag: Any, texts: list[str]) -> Results:
     compiled = async_adag.experimental_compile(dag, enable_asyncio=True)
     return asyncio.run(run_async(compiled, texts))
@@ -122,7 +118,6 @@ def at_home(dag: Any, texts: list[str]) -> Results:
 WAYS: dict[str, Callable[[Any, list[str]], Results]] = {
     "Ray, blocking": as_it_was,
     "async_adag, blocking": by_an_import_and_a_call,
-    "Ray, asyncio": with_asyncio_as_it_was,
     "async_adag, asyncio": with_asyncio_by_a_call,
     "async_adag, map": at_home,
 }
@@ -172,7 +167,7 @@ def main() -> int:
     print(f"\n{count} texts, from compiling to teardown:")
     for way, time_ in seconds.items():
         print(f"  {way:<22} {time_:6.2f} s   {time_ / count * 1e3:6.2f} ms each")
-    print(f"\nThe same {count} results five times; what changed between Ray's and async_adag's is one line.")
+    print(f"\nThe same {count} results four times; what changed between Ray's and async_adag's is one line.")
     return 0
 
 

@@ -346,9 +346,7 @@ def test_a_wait_inside_a_communicator_is_told(workers, tmp_path, gate):
         assert ref.get() == 6
 
 
-@pytest.mark.one_host(
-    reason="what an actor did as it died is told by itself, if it lives on another host"
-)
+@pytest.mark.one_host(reason="what an actor did as it died is told by itself, if it lives on another host")
 async def test_a_peer_that_dies_breaks_the_graph_and_frees_who_waits_for_it(workers, make_actor, tmp_path, gate):
     """The reader is inside recv, where it cannot be told to end: destroying the communicator lets it go."""
     victim = make_actor()
