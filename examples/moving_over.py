@@ -8,8 +8,8 @@ most like it; two actors know half of the library each:
                          +-- half.nearest --+
 
 It runs as it was, with `async_adag.experimental_compile(dag)` in place of `dag.experimental_compile()`, with
-asyncio by the same call, and last in the form that async_adag has of its own. All have to give the same. (Ray's own
-graph with asyncio is left out: with two outputs and several executions in flight it stood still here, Ray 2.60.)
+asyncio by the same call, and last in the form that async_adag has of its own. All have to give the same. (Ray's
+own graph with asyncio is left out: with two outputs and several executions in flight it stood still, Ray 2.60.)
 Needs: pip install numpy
 """
 

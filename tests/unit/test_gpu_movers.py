@@ -51,7 +51,7 @@ class Process:
         memory = self.device.allocate_private(SIZE)
         self.memory.append(memory)
         self.device.kernel(self.stream_of(library), writes=[memory.span], seconds=1e-3, transform=filling(data))
-        return SimpleNamespace(library=library, span=memory.span, process=self)
+        return SimpleNamespace(package=library, span=memory.span, process=self)
 
     def use(self, array, expected):
         """Read an array in its own library, which takes a while."""
@@ -59,18 +59,18 @@ class Process:
         def check(reads, _):
             self.wrong += bytes(reads[0]) != expected[:SIZE]
 
-        self.device.kernel(self.stream_of(array.library), reads=[array.span], seconds=1e-3, transform=check)
+        self.device.kernel(self.stream_of(array.package), reads=[array.span], seconds=1e-3, transform=check)
 
     # What `gpu_edges` has of the libraries
 
     def expose(self, array, stream):
-        if array.library == "jax" and "export" in self.guards:
+        if array.package == "jax" and "export" in self.guards:
             self.join(self.device.adopt(stream), self.hidden)
         return array.span, array
 
     def wrap(self, arrived, library):
         if library != "jax":
-            return SimpleNamespace(library=library, span=arrived.span, keeps=arrived)
+            return SimpleNamespace(package=library, span=arrived.span, keeps=arrived)
         if "import" in self.guards:
             self.join(self.hidden, self.streams["cupy"])
         memory = self.device.allocate_private(SIZE)
@@ -78,7 +78,7 @@ class Process:
         self.device.copy(memory.span, Span(arrived.span.address, SIZE), self.hidden)
         if "copy" in self.guards:
             self.join(self.streams["cupy"], self.hidden)
-        return SimpleNamespace(library="jax", span=memory.span)
+        return SimpleNamespace(package="jax", span=memory.span)
 
 
 def header_of(library):
@@ -104,7 +104,7 @@ def run(monkeypatch, kind, libraries, guards, seed=1, executions=30):
     wait_in_virtual_time(monkeypatch, simulation)
     processes = [Process(simulation, number, guards) for number in range(2)]
     writer, reader = processes
-    monkeypatch.setattr(gpu_edges, "library_of", lambda array: array.library)
+    monkeypatch.setattr(gpu_edges, "library_of", lambda array: array.package)
     monkeypatch.setattr(gpu_edges, "expose", lambda array, stream: array.process.expose(array, stream))
 
     def current_stream(library, ordinal):
