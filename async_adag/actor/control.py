@@ -152,15 +152,20 @@ class Control:
 
     # the driver's side
 
-    def hear(self, told: bytes) -> None:
-        """Take over what the page holds at an actor on another host: all but the driver's own words."""
+    def hear(self, told: bytes, ahead: int = 0) -> None:
+        """Take over what the page holds at an actor on another host: all but the driver's own words.
+
+        Args:
+            told: the page.
+            ahead: nanoseconds that the clock of this host is ahead of that of the actor's.
+        """
         heard = memoryview(told).cast("Q")
         if len(heard) != len(self.words):
             raise ValueError("a control page of another size")
         words = self.words
         for at, word in enumerate(heard):
             if at not in (_ASKED, _ALONE):
-                words[at] = word
+                words[at] = max(0, word + ahead) if at == _SINCE and word else word
 
     def end(self) -> None:
         """Ask the loop to end after its present method; ring its doorbell too."""

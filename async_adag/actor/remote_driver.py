@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 
 from async_adag.actor.control import Control
 from async_adag.channels.attendant import Attendant
@@ -44,13 +45,16 @@ class RemoteDriver:
                 self._page.end()
                 self._bell.ring()
         elif kind == ASK and self._page is not None:
-            self._told = self._page.told()
-            self._line.send(PAGE, self._told)
+            self._send(self._page.told())
 
     def _tell(self) -> None:
         if self._page is None:
             return
         told = self._page.told()
         if told != self._told:
-            self._told = told
-            self._line.send(PAGE, told)
+            self._send(told)
+
+    def _send(self, told: bytes) -> None:
+        """The page, behind what this host's clock says, which is not that of others."""
+        self._told = told
+        self._line.send(PAGE, time.monotonic_ns().to_bytes(8, "little") + told)

@@ -34,7 +34,9 @@ class _Layouts:
         if not self._types:
             import numpy as np
 
-            self._types = {np.dtype(code).str.encode(): np.dtype(code) for code in _CODES}
+            # By name: of two letters for one type, numpy takes one where it is named, and users compare with that.
+            names = [np.dtype(code).str for code in _CODES]
+            self._types = {name.encode(): np.dtype(name) for name in names}
         return self._types
 
     def body(self, array: Any) -> bytes | None:

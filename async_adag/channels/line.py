@@ -105,17 +105,19 @@ class Line:
         if self.is_over:
             return
         try:
-            while self._unsent:
-                went = self._stream.send([bytes(self._unsent[:_RECEIVE])])
+            while self._unsent or self._stream.wants_write:
+                went = self._stream.send([bytes(self._unsent[:_RECEIVE])] if self._unsent else [])
                 if not went:
                     break
                 del self._unsent[:went]
                 self._spoke = self._clock()
+            stuck = bool(self._unsent) or self._stream.wants_write
         except OSError:
             self._unsent.clear()  # the reading side finds out why
-        if not self._unsent and self._parting:
+            stuck = False
+        if not stuck and self._parting:
             self._stream.half_close()
-        events = select.EPOLLIN | (select.EPOLLOUT if self._unsent else 0)
+        events = select.EPOLLIN | (select.EPOLLOUT if stuck else 0)
         self._attendant.watch(self._stream.fileno(), events, self._on_stream)
 
     # -- from there to here

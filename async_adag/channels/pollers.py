@@ -96,8 +96,11 @@ class Board:
             taken = {words[other + _HERE] - 1 for other in self._others}
             mine = os.sched_getaffinity(0)
             if here in taken and mine - taken:
-                os.sched_setaffinity(0, mine - taken)
-                os.sched_setaffinity(0, mine)  # it stays where it is, and may go on as before
+                try:
+                    os.sched_setaffinity(0, mine - taken)
+                    os.sched_setaffinity(0, mine)  # it stays where it is, and may go on as before
+                except OSError:
+                    self.come()  # it may not, or its CPUs have changed just now: this is only for speed
                 here = current_cpu()
         words[self._place + _HERE] = here + 1
 

@@ -33,6 +33,8 @@ from async_adag.options import Options
 from async_adag.protocol.handshake import SECRET_BYTES, Purpose
 
 PATIENCE = 0.1  # seconds that all of them have to say what they do now
+AGAIN = 1.0  # seconds until they are asked again, where one had nothing to say
+AT_ONCE = 500  # peers that are told in one message
 
 
 class Abroad:
@@ -55,6 +57,7 @@ class Abroad:
         self._tellers: list[socket.socket] = []  # where losses are told
         self._addresses: dict[int, SocketAddress] = {}
         self._introduced = False
+        self._again = 0.0  # when actors may be asked again what they do
         own = [wire(plan.channels, process) for process in self._here]
         self._missing = {channel for wiring in own for channel in (*wiring.outgoing, *wiring.incoming)}
         self.streams: dict[int, Stream] = {}  # of this process's edges, by channel
@@ -135,6 +138,9 @@ class Abroad:
             page: its control page, as the driver sees it.
             bell: the doorbell that is rung for it, which stays the caller's.
         """
+        before = self._actors.pop(actor, None)
+        if before is not None:
+            before.close()  # Ray has restarted it
         remote = RemoteActor(stream, self.attendant, self._options.heartbeat_timeout, page, Doorbell(os.dup(bell)))
         self._actors[actor] = remote
         return remote.connection
@@ -160,8 +166,9 @@ class Abroad:
         addresses = {channel: self.address_of(filler) for channel, filler in fillers.items()}
         for process, wiring in self._wirings.items():
             if process not in self._here and wiring.outgoing:
-                peers = {channel: addresses[channel] for channel in wiring.outgoing}
-                self.outbox.append((process, PEERS + json.dumps(peers)))
+                for at in range(0, len(wiring.outgoing), AT_ONCE):
+                    peers = {channel: addresses[channel] for channel in wiring.outgoing[at : at + AT_ONCE]}
+                    self.outbox.append((process, PEERS + json.dumps(peers)))
         for process in self._here:
             for channel in wire(self._plan.channels, process).outgoing:
                 self.gate.dial(addresses[channel], Purpose("edge", channel))
@@ -173,6 +180,14 @@ class Abroad:
     def is_connected(self) -> bool:
         """Whether all edges of this process are connected."""
         return not self._missing
+
+    def unreachable(self, actor: int, connected: bool) -> str:
+        """What may keep an actor that is late from coming in, or from others, as the end of a sentence."""
+        if self.is_away(actor) and not connected:
+            host, port = self.gate.address
+            return f". Or its node cannot reach the driver at {host}:{port} (a firewall? see tcp_ports)"
+        trying = "; ".join(dict.fromkeys(self.gate.trying().values()))
+        return f". Or nodes cannot reach one another (see tcp_ports){f': {trying}' if trying else ''}"
 
     def failure(self) -> str:
         """Why an edge of this process cannot be connected, in words; "" where there is no reason."""
@@ -194,9 +209,13 @@ class Abroad:
 
     def refresh(self) -> None:
         """Have the control pages of actors on other hosts say what they say now, for those that answer at once."""
-        deadline = time.monotonic() + PATIENCE
-        for answer in [actor.ask() for actor in self._actors.values()]:
-            answer.wait(max(0.0, deadline - time.monotonic()))
+        now = time.monotonic()
+        if now < self._again:
+            return  # somebody did not answer: others are not to wait for that again and again
+        answers = [actor.ask() for actor in list(self._actors.values())]
+        for answer in answers:
+            if not answer.wait(max(0.0, now + PATIENCE - time.monotonic())):
+                self._again = time.monotonic() + AGAIN
 
     # -- the end
 

@@ -107,4 +107,8 @@ class Attention:
             loop.call_soon(self._go_on, loop, self._poll)
         else:
             self._poll = 0
+            if now < self._until:
+                self._began = 0  # it was cut short, and teaches nothing
             engine.progress()
+            if not engine.ledger.in_flight:
+                self._began = 0

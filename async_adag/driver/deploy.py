@@ -216,9 +216,9 @@ class _Deploying:
             undo.callback(close_all, own_fds)
             gauges: dict[int, Gauge] = {n: RingGauge(self._specs[n], fd) for n, fd in self._files.rings.items()}
             gauges |= {number: DirectGauge(direct) for number, direct in self._directs.items()}
-            fds = self._files.take(wiring)
             network = self._network(DRIVER, supervision)
             streams = {} if self._abroad is None else self._abroad.take_streams(wiring)
+            fds = self._files.take(wiring)
             ends = connect_ends(wiring, fds, plan.channels, self._specs, self._directs, network, streams)
             undo.callback(ends.close)
             for number, direct in self._directs.items():
@@ -279,10 +279,10 @@ class _Deploying:
             return None
         share = self._share(self._plan.actors[self._own])
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        handed, fds[:] = fds.copy(), []  # the ends' from here on
         try:
             network = self._network(self._own, supervision)
             streams = {} if self._abroad is None else self._abroad.take_streams(share.wiring)
+            handed, fds[:] = fds.copy(), []  # the ends' from here on
             ends = connect_ends(
                 share.wiring, handed, self._plan.channels, self._specs, self._directs, network, streams
             )

@@ -128,6 +128,9 @@ class LoopBinding:
                     future.set_result(value)
                 except asyncio.InvalidStateError:
                     pass  # as in `settle_here`
+                except RuntimeError:
+                    if not loop.is_closed():
+                        raise  # else nobody waits any more
             return
         try:
             loop.call_soon_threadsafe(settle_here, future, value, error)
@@ -188,3 +191,7 @@ def settle_here(future: Future, value: Any, error: BaseException | None) -> None
             future._log_traceback = False  # a failure that nobody awaits is nobody's business
     except asyncio.InvalidStateError:
         pass  # cancelled just now: of Ctrl-C, `asyncio.run` makes a cancellation, in the signal's handler
+    except RuntimeError:  # its callbacks could not be scheduled
+        if not future.get_loop().is_closed():
+            raise
+        future._log_traceback = False

@@ -153,6 +153,7 @@ class Meeting:
                 abroad.outbox.append((number, text))
             else:
                 send_text(connection, text)
+                self._guests[number].introduced = True
         if failure := abroad.failure():
             raise GraphError(f"the driver cannot connect to an actor on another host: {failure}")
 
@@ -275,5 +276,12 @@ class Meeting:
         return GraphError(
             f"no answer within compile_timeout={self._options.compile_timeout:g} s from {', '.join(late)}: busy "
             "with another call (or with a communicator's initialize), or not started yet. Compile again when it "
-            "is free; no graph was left behind"
+            f"is free; no graph was left behind{self._unreachable()}"
         )
+
+    def _unreachable(self) -> str:
+        """What may keep those that are late, where there are other hosts."""
+        late = [guest for guest in self._guests.values() if not guest.ready]
+        if self._abroad is None or not late:
+            return ""
+        return self._abroad.unreachable(late[0].number, late[0].connection is not None)

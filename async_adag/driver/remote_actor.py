@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 import socket
 import threading
+import time
 
 from async_adag.actor.control import Control
 from async_adag.channels.attendant import Attendant
@@ -42,7 +43,7 @@ class RemoteActor:
 
     def _hear(self, kind: int, content: bytes) -> None:
         if kind == PAGE:
-            self._page.hear(content)
+            self._page.hear(content[8:], time.monotonic_ns() - int.from_bytes(content[:8], "little"))
             self._heard.set()
 
     def ask(self) -> threading.Event:
@@ -50,6 +51,8 @@ class RemoteActor:
         if not self._line.is_over:
             self._heard.clear()
             self._line.send(ASK)
+        if self._line.is_over:
+            self._heard.set()
         return self._heard
 
     def _on_bell(self, _: int) -> None:

@@ -85,6 +85,19 @@ def test_a_loop_that_is_closed_with_executions_in_flight(compiled, gate, factory
 
 
 @pytest.mark.parametrize("factory", FACTORIES)
+def test_a_loop_that_is_closed_with_a_deadline_in_flight(compiled, gate, factory):
+    """Its future has a callback, which the closed loop does not take."""
+
+    async def leave():
+        await compiled.options(timeout=60).execute_async(gate.path)
+
+    run(leave(), factory)
+    gate.open()
+    assert compiled.execute(6).get() == 6
+    assert compiled.stats().in_flight == 0
+
+
+@pytest.mark.parametrize("factory", FACTORIES)
 def test_a_loop_that_is_closed_with_callers_in_line(workers, gate, factory):
     with InputNode() as x:
         dag = workers[1].hold_or_echo.bind(x)

@@ -382,3 +382,12 @@ def test_numbers_are_eight_bytes(kind):
     got, body, _ = Encoder().encode(value)
     assert got == kind
     assert body == struct.pack("=q" if kind == Kind.INT else "=d", value)
+
+
+@pytest.mark.parametrize("name", ["int64", "uint64", "int32", "float64", "bool_", "complex64"])
+def test_elements_are_of_the_type_that_has_the_name(name):
+    """Two of numpy's types are integers of 64 bits; users compare with the one that is named."""
+    kind = getattr(np, name)
+    decoded = round_trip(np.ones(3, dtype=kind))
+    assert decoded.dtype.type is kind
+    assert isinstance(decoded[0], kind)
