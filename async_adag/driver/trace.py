@@ -117,7 +117,8 @@ class Trace:
 
     async def __aexit__(self, *_: object) -> None:
         if self._stop():
-            await anyio.to_thread.run_sync(self._write)  # it may be many megabytes
+            with anyio.CancelScope(shield=True):  # also where the block was left because of a cancellation
+                await anyio.to_thread.run_sync(self._write)  # it may be many megabytes
 
     def _check(self) -> None:
         self._engine.life.check_open()
