@@ -19,6 +19,9 @@ class RemoteDriver:
 
     Attributes:
         connection: as to a driver on this host; whoever takes it closes it.
+
+    Raises:
+        OSError: no descriptor is left.
     """
 
     def __init__(self, stream: Stream, attendant: Attendant, heartbeat: float) -> None:
@@ -26,7 +29,11 @@ class RemoteDriver:
         self._bell: Doorbell | None = None
         self._told = b""
         self._end = False
-        self.connection, local = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            self.connection, local = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except BaseException:
+            stream.close()
+            raise
         self.connection.setblocking(False)
         self._line = Line(stream, local, attendant, heartbeat, self._hear, self._tell)
         self._line.start()

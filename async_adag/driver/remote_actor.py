@@ -18,7 +18,7 @@ class RemoteActor:
     """One end of a socket pair for the driver, and what the attendant does with the other.
 
     Args:
-        stream: to the actor.
+        stream: to the actor; becomes this one's.
         attendant: looks after it.
         heartbeat: seconds of silence after which the actor is given up.
         page: its control page, as the driver sees it: takes over what the actor tells.
@@ -26,6 +26,9 @@ class RemoteActor:
 
     Attributes:
         connection: as to an actor on this host; whoever takes it closes it.
+
+    Raises:
+        OSError: no descriptor is left.
     """
 
     def __init__(
@@ -35,7 +38,12 @@ class RemoteActor:
         self._page = page
         self._bell = bell
         self._heard = threading.Event()
-        self.connection, local = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            self.connection, local = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except BaseException:
+            stream.close()
+            bell.close()
+            raise
         self.connection.setblocking(False)
         self._line = Line(stream, local, attendant, heartbeat, self._hear)
         self._line.start()
