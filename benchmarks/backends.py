@@ -6,12 +6,14 @@ function per call.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import ray
 from ray.dag import MultiOutputNode
+from ray.dag.context import DAGContext
 
 MAX_INFLIGHT = 10  # Ray's default, given to both
 
@@ -63,11 +65,12 @@ class RayBackend:
         max_inflight: int = MAX_INFLIGHT,
         buffer_size: int | None = None,
     ) -> Graph:
-        compiled = dag.experimental_compile(
-            enable_asyncio=asynchronous,
-            _max_inflight_executions=max_inflight,
-            _buffer_size_bytes=buffer_size,
-        )
+        with _buffers_of(buffer_size):
+            compiled = dag.experimental_compile(
+                enable_asyncio=asynchronous,
+                _max_inflight_executions=max_inflight,
+                _buffer_size_bytes=buffer_size,
+            )
 
         async def call(value: Any) -> Any:
             return await (await compiled.execute_async(value))
@@ -116,3 +119,16 @@ class AdagBackend:
             call_blocking=call_blocking,
             close=compiled.teardown,
         )
+
+
+@contextmanager
+def _buffers_of(size: int | None) -> Iterator[None]:
+    """Have Ray make buffers of so many bytes: its channels take the context's size, whatever `compile` is told."""
+    context = DAGContext.get_current()
+    before = context.buffer_size_bytes
+    if size is not None:
+        context.buffer_size_bytes = size
+    try:
+        yield
+    finally:
+        context.buffer_size_bytes = before
