@@ -6,14 +6,15 @@ function per call.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import ray
 from ray.dag import MultiOutputNode
-from ray.dag.context import DAGContext
+
+from benchmarks.graphs import set_ray_buffers
 
 MAX_INFLIGHT = 10  # Ray's default, given to both
 
@@ -42,12 +43,16 @@ class Backend(Protocol):
     def compile(
         self,
         dag: Any,
+        actors: Sequence[Any] = (),
         *,
         asynchronous: bool,
         max_inflight: int = MAX_INFLIGHT,
         buffer_size: int | None = None,
     ) -> Graph:
-        """`asynchronous` says which side of the graph will be called; `buffer_size` None is the default."""
+        """Compiles a DAG over some of `actors` (`graphs.Stage`), which are told what Ray has to be told.
+
+        `asynchronous` says which side of the graph will be called; `buffer_size` None is the default.
+        """
         ...
 
 
@@ -60,12 +65,13 @@ class RayBackend:
     def compile(
         self,
         dag: Any,
+        actors: Sequence[Any] = (),
         *,
         asynchronous: bool,
         max_inflight: int = MAX_INFLIGHT,
         buffer_size: int | None = None,
     ) -> Graph:
-        with _buffers_of(buffer_size):
+        with _buffers_of(buffer_size, actors):
             compiled = dag.experimental_compile(
                 enable_asyncio=asynchronous,
                 _max_inflight_executions=max_inflight,
@@ -100,6 +106,7 @@ class AdagBackend:
     def compile(
         self,
         dag: Any,
+        actors: Sequence[Any] = (),  # noqa: ARG002 - it finds them in the DAG
         *,
         asynchronous: bool,  # noqa: ARG002 - one graph has both sides
         max_inflight: int = MAX_INFLIGHT,
@@ -122,13 +129,18 @@ class AdagBackend:
 
 
 @contextmanager
-def _buffers_of(size: int | None) -> Iterator[None]:
-    """Have Ray make buffers of so many bytes: its channels take the context's size, whatever `compile` is told."""
-    context = DAGContext.get_current()
-    before = context.buffer_size_bytes
-    if size is not None:
-        context.buffer_size_bytes = size
+def _buffers_of(size: int | None, actors: Sequence[Any]) -> Iterator[None]:
+    """Have Ray make buffers of so many bytes.
+
+    Each end of a channel takes the size from the context of its process, whatever `experimental_compile` is told.
+    """
+    if size is None:
+        yield
+        return
+    before = set_ray_buffers(size)
+    ray.get([actor.set_ray_buffers.remote(size) for actor in actors])
     try:
         yield
     finally:
-        context.buffer_size_bytes = before
+        set_ray_buffers(before)
+        ray.get([actor.set_ray_buffers.remote(before) for actor in actors])

@@ -54,6 +54,7 @@ class Site:
         gc.collect()  # what the last graph left behind goes now, and not while the clock runs
         graph = backend.compile(
             shape.build(self.actors),
+            self.actors,
             asynchronous=asynchronous,
             max_inflight=max_inflight,
             buffer_size=buffer_size,
