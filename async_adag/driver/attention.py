@@ -88,7 +88,7 @@ class Attention:
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         engine = self._engine
-        may_read = engine.may_read
+        may_read = engine.arrivals.may_read
         now = monotonic_ns()
         pause = min(now + STEP_NS, self._until)
         while not may_read():
