@@ -156,10 +156,12 @@ class _Deploying:
         return own[1], number
 
     def invite(self) -> None:
-        """Call `install` on every actor, all at once."""
+        """Have `install` called on every actor."""
         for actor in self._plan.actors:
             if actor.actor != self._own:
-                self.meeting.invite(actor, dumps(self._share(actor)))
+                share = self._share(actor)
+                waits = share.reach is not None or bool(actor.communicators) or bool(share.links)
+                self.meeting.invite(actor, dumps(share), waits)
 
     def _share(self, actor: ActorPlan) -> Share:
         return Share(

@@ -225,7 +225,7 @@ async def test_strangers_at_the_gate_do_no_harm(here, there, monkeypatch):
     knocked = []
     plain = Meeting.invite
 
-    def invite(self, actor, share):
+    def invite(self, actor, share, waits):
         address = self._abroad.address_of(DRIVER)
         if not knocked:
             for number in range(300):
@@ -233,7 +233,7 @@ async def test_strangers_at_the_gate_do_no_harm(here, there, monkeypatch):
                 if number % 3:
                     stranger.sendall(os.urandom(100))
                 knocked.append((address, stranger))
-        plain(self, actor, share)
+        plain(self, actor, share, waits)
 
     monkeypatch.setattr(Meeting, "invite", invite)
     async with async_adag.compile(chain(there[0])) as compiled:
