@@ -19,6 +19,7 @@ from benchmarks.graphs import set_ray_buffers
 MAX_INFLIGHT = 10  # Ray's default, given to both
 
 BusyPoll = float | Literal["auto"]
+Placement = Literal["together", "apart"] | None
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ class AdagBackend:
     """`async_adag.compile(dag)`."""
 
     busy_poll: BusyPoll = 0.0
+    placement: Placement = None
     name: str = "async_adag"
 
     def compile(
@@ -115,6 +117,8 @@ class AdagBackend:
         import async_adag  # here: `--backend ray` runs without it
 
         options: dict[str, Any] = {} if buffer_size is None else {"buffer_size": buffer_size}
+        if self.placement is not None:  # so that commits without it can be measured
+            options["placement"] = self.placement
         compiled = async_adag.compile(dag, max_inflight=max_inflight, busy_poll=self.busy_poll, **options)
 
         def call_blocking(value: Any) -> Any:

@@ -114,11 +114,14 @@ def run(
                 failed = False
                 held = place.watch()
                 try:
-                    results.add(who, turn(place.site().briefly(1 / slices)))
+                    figures = turn(place.site().briefly(1 / slices))
+                    results.add(who, figures)
+                    if figures.values:
+                        results.hold(workload, who, held())
                 except Exception as error:  # told at the end; the other figures are still good
                     failed = True
                     results.fail(workload, who, f"{type(error).__name__}: {error}")
-                results.hold(workload, who, held())
+                    results.hold(workload, who, held())
                 place.tidy(failed)
     results.under_way = ""
     keep()

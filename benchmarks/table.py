@@ -38,12 +38,13 @@ def table(results: Results) -> str:
 
 def failures(results: Results) -> list[str]:
     """What could not be measured, a line for each reason."""
-    labels: dict[tuple[str, str, int], list[str]] = {}
+    told: dict[tuple[str, str, str], tuple[list[str], int]] = {}
     for (row, who, reason), how_often in results.failures.items():
-        labels.setdefault((who, reason, how_often), []).append(f"{row.section}, {row.label}")
+        labels, most = told.setdefault((row.section, who, reason), ([], 0))
+        told[row.section, who, reason] = [*labels, row.label], max(most, how_often)
     return [
-        f"failed, {how_often} times, {who}: {'; '.join(rows)}: {reason}"
-        for (who, reason, how_often), rows in labels.items()
+        f"failed {how_often} times, {who}: {section}: {', '.join(labels)}: {reason}"
+        for (section, who, reason), (labels, how_often) in told.items()
     ]
 
 

@@ -207,7 +207,7 @@ def test_a_failed_row_is_told_beside_the_others():
     results.fail(Measured(), "pipe", "OSError: no pipe")
     assert lines_of(table(results), "integer") == ["integer", "failed", "1.00", "s", "-", "-", "-"]
     assert failures(results) == [
-        "failed, 1 times, pipe: Round trip, against a pipe, integer: OSError: no pipe",
+        "failed 1 times, pipe: Round trip, against a pipe: integer: OSError: no pipe",
     ]
     made = record.as_record(results, record.Circumstances(MACHINE, {}))
     assert [row["failures"] for row in made["rows"]] == [
