@@ -19,6 +19,7 @@ from typing import Protocol
 
 from async_adag.channels.attendant import Attendant
 from async_adag.channels.backlog import CHUNK, Backlog, Chunks
+from async_adag.channels.doorbell import Doorbell
 from async_adag.channels.limits import explain
 from async_adag.channels.stream import Bytes, Stream
 from async_adag.protocol.frame import ChannelError
@@ -45,6 +46,12 @@ class Hub(Protocol):
 
     def look_away(self, connection: Connection) -> None:
         """Have the loop leave it alone, from now on."""
+
+    def heed_bell(self, connection: Connection, doorbell: Doorbell) -> None:
+        """Call its `Connection.on_bell` when this doorbell rings, from now on."""
+
+    def ignore_bell(self, connection: Connection, doorbell: Doorbell) -> None:
+        """Do so no longer."""
 
     def on_loss(self, connection: Connection) -> None:
         """It is of no use any more, as its ``lost`` says."""
@@ -229,6 +236,9 @@ class Connection:
                 self._turn(ring_own=True)
         if self.lost:
             self._tell()
+
+    def on_bell(self) -> None:
+        """What the attendant does when a doorbell has rung that the hub was asked to heed."""
 
     def tick(self) -> None:
         """What the attendant does every quarter of a heartbeat: hear and give signs of life."""
