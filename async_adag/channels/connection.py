@@ -10,6 +10,7 @@ it. A network that is as fast as that copy gets a large frame without it: so lon
 from __future__ import annotations
 
 import errno
+import math
 import select
 import threading
 import time
@@ -74,7 +75,10 @@ class Connection:
         self.lock = threading.Lock()
         self._hub = hub
         self._backlog = Backlog(hub.chunks)
-        self._heard = self._spoke = hub.clock()
+        # The other side may meet others still, for as long as whoever compiles allows it. Where nothing
+        # gets there, the kernel finds that nothing of this side's is acknowledged.
+        self._heard = math.inf
+        self._spoke = hub.clock()
         self._mute = False  # nothing can be sent any more
         self._ended = False  # nothing will come any more
         self._told = False  # that it was lost
@@ -242,9 +246,8 @@ class Connection:
 
     def tick(self) -> None:
         """What the attendant does every quarter of a heartbeat: hear and give signs of life."""
-        if not self.lock.acquire(blocking=False):
-            return  # somebody is at it
-        try:
+        # Waits for whoever is at it: a loop that is at it again and again would have it never give a sign of life.
+        with self.lock:
             if self._closing:
                 if not self._closed:
                     self._linger()
@@ -257,8 +260,6 @@ class Connection:
                 self._lose(f"silent for {heartbeat:g} s")
             elif now - self._spoke >= heartbeat / 8 and not self._is_stuck():
                 self._send([PING_BYTES], len(PING_BYTES))
-        finally:
-            self.lock.release()
         if self.lost:
             self._tell()
 
