@@ -94,6 +94,10 @@ class Control:
         """What the driver asks of the loop; one look for all of it. 0 for nothing."""
         return self.words[_ASKED]
 
+    def ask(self, word: int) -> None:
+        """Take over what the driver asks of the loop, from another host; ring the loop's doorbell too."""
+        self.words[_ASKED] = word
+
     def is_alone(self) -> bool:
         """Whether the present execution is the only one under way."""
         return bool(self.words[_ALONE])
