@@ -195,7 +195,10 @@ class Abroad:
         """What may keep an actor that is late from coming in, or from others, as the end of a sentence."""
         if self.is_away(actor) and not connected:
             host, port = self.gate.address
-            return f". Or its node cannot reach the driver at {host}:{port} (a firewall? see tcp_ports)"
+            refused = (
+                f"; the last connection that was refused came {self.gate.refused}" if self.gate.refused else ""
+            )
+            return f". Or its node cannot reach the driver at {host}:{port} (a firewall? see tcp_ports){refused}"
         trying = "; ".join(dict.fromkeys(self.gate.trying().values()))
         return f". Or nodes cannot reach one another (see tcp_ports){f': {trying}' if trying else ''}"
 

@@ -138,13 +138,17 @@ def pretend_many_records():
 
 
 async def test_records_that_are_lost_are_counted(there):
-    async with async_adag.compile(chain(there[0]), max_inflight=100) as compiled, compiled.trace() as trace:
-        async for _ in compiled.map(range(10)):
-            pass
-        await there[0].call.remote(pretend_many_records)
+    async with async_adag.compile(chain(there[0]), max_inflight=100) as compiled:
+        async with compiled.trace() as trace:
+            async for _ in compiled.map(range(10)):
+                pass
+            await there[0].call.remote(pretend_many_records)
+        async with compiled.trace() as next_one:
+            await compiled(1)
     (lost,) = trace.lost.items()
     assert lost[0] == f"Worker({there[0]._actor_id.hex()[:6]})"
     assert lost[1] > 1
+    assert next_one.lost == {}, "those of an earlier one do not count"
 
 
 async def test_a_full_ring_of_records_comes_across(here, there):
