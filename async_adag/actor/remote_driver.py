@@ -14,7 +14,7 @@ from async_adag.channels.gauge import Gauge, tell_levels
 from async_adag.channels.line import ASK, ASKED, CLOCK, LEVELS, PAGE, RECORDS, Line
 from async_adag.channels.stream import Stream
 
-TELL = 0.25  # seconds between looks at whether the control page has something new to tell
+TELL = 0.05  # seconds between looks at whether the control page has something new to tell
 PIECE = 1 << 18  # bytes of records in one message
 
 
