@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from typing import Protocol
 
 from async_adag.channels.memory import PAGE, Mapping
 
@@ -89,6 +90,25 @@ class Recorder:
     def extend(self, ended: int) -> None:
         """Say that what the latest record is of ended later."""
         self._words[_ROW + (self._count - 1) % CAPACITY * _ROW + 3] = ended
+
+
+class Lanes(Protocol):
+    """Records what a device does, which may be long after it was issued."""
+
+    def start(self, recorder: Recorder) -> None:
+        """Record from now on."""
+
+    def begin(self) -> None:
+        """A task is about to issue its work."""
+
+    def end(self, task: int) -> None:
+        """It has issued it."""
+
+    def collect(self) -> bool:
+        """Record what has been done since; whether that is all."""
+
+    def stop(self, patience: float = ...) -> None:
+        """Record no longer; waits for what the device is still to do, for so many seconds. Again is harmless."""
 
 
 def records_here() -> memoryview:

@@ -129,7 +129,7 @@ class Blocking:
                 engine.take_in()
                 if done():
                     return True
-                engine.check_process()
+                engine.life.check_process()
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
                     return False
@@ -146,11 +146,11 @@ class Blocking:
             held.wake = self._nudge.ring
             try:
                 if not held.noted:
-                    self._parking.wait(engine.may_read, engine.arm_or_end, deadline)
+                    self._parking.wait(engine.arrivals.may_read, engine.arm_or_end, deadline)
             except SentinelFired:
                 pass  # looked at in the next turn
             except (OSError, ValueError):
-                if engine.is_open():
+                if engine.life.is_open():
                     raise
                 # Torn down by another thread, and the descriptors with it: the next turn says so.
             finally:

@@ -67,7 +67,7 @@ async def aclose(engine: Engine) -> None:
     """As `close`, for a task. Cancelling it abandons the graph."""
     try:
         with engine.lock:
-            loop = engine.bind_loop() if engine.life.state in (State.OPEN, State.DRAINING) else None
+            loop = engine.loop.bind() if engine.life.state in (State.OPEN, State.DRAINING) else None
             engine.begin_draining()
         if loop is not None:
             while not _check_quiet(engine):

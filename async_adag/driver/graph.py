@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from async_adag.driver import closing
+from async_adag.driver.admission import Admission
 from async_adag.driver.arrivals import Sinks
 from async_adag.driver.engine import Engine
 from async_adag.driver.event_loop import settle_here
@@ -33,6 +34,7 @@ class GraphCalls:
     """The calls that run executions; shared by a graph and its `CompiledGraph.options` views."""
 
     _engine: Engine
+    _admission: Admission
     _timeout: float | None = None
 
     @property
@@ -55,8 +57,7 @@ class GraphCalls:
             GraphBroken: an actor died or a channel failed.
             Exception: whatever pickling the arguments raised; nothing was sent.
         """
-        engine = self._engine
-        sinks = engine.submit_now(args, kwargs, self._owner) if self._timeout is None else None
+        sinks = self._admission.submit_now(args, kwargs, self._owner) if self._timeout is None else None
         if sinks is None:
             sinks = await self._submit(args, kwargs)
         return FutureList(sinks) if self._engine.plan.graph.multi else sinks[0]
@@ -72,11 +73,10 @@ class GraphCalls:
                 its ``__cause__``.
             ExecutionTimeout: a deadline of `options` was missed.
         """
-        engine = self._engine
-        sinks = engine.submit_now(args, kwargs, self._owner) if self._timeout is None else None
+        sinks = self._admission.submit_now(args, kwargs, self._owner) if self._timeout is None else None
         if sinks is None:
             sinks = await self._submit(args, kwargs)
-        return await (FutureList(sinks) if engine.plan.graph.multi else sinks[0])
+        return await (FutureList(sinks) if self._engine.plan.graph.multi else sinks[0])
 
     def execute(self, *args: Any, **kwargs: Any) -> GraphRef | RefList:
         """Admit an execution from a thread; waits up to ``submit_timeout`` while the graph is full.
@@ -89,7 +89,7 @@ class GraphCalls:
             Exception: otherwise as `execute_async`.
         """
         engine = self._engine
-        refs = engine.submit(args, kwargs, self._owner, engine.options.submit_timeout)
+        refs = self._admission.submit(args, kwargs, self._owner, engine.options.submit_timeout)
         return RefList(refs) if engine.plan.graph.multi else refs[0]
 
     def map(
@@ -131,11 +131,11 @@ class GraphCalls:
         engine, timeout = self._engine, self._timeout
         loop = asyncio.get_running_loop()
         began = loop.time()
-        sinks = engine.submit_now(args, kwargs, self._owner)
+        sinks = self._admission.submit_now(args, kwargs, self._owner)
         if sinks is None:
             try:
                 async with asyncio.timeout(timeout):
-                    sinks = await engine.submit_async(args, kwargs, self._owner)
+                    sinks = await self._admission.submit_async(args, kwargs, self._owner)
             except TimeoutError:
                 raise ExecutionTimeout(
                     f"no place came free within the deadline of {timeout:g} s{engine.describe_computing()}"
@@ -148,7 +148,7 @@ class GraphCalls:
         return self._one(await self._submit((item,), {}))
 
     def _try_submit_one(self, item: Any) -> asyncio.Future[Any] | None:
-        sinks = self._engine.submit_now((item,), {}, self._owner)
+        sinks = self._admission.submit_now((item,), {}, self._owner)
         if sinks is not None and self._timeout is not None:
             loop = asyncio.get_running_loop()
             _set_deadline(sinks, loop, loop.time() + self._timeout, self._timeout, self._engine)
@@ -204,6 +204,7 @@ class CompiledGraph(GraphCalls):
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._admission = Admission(engine)
         # The last net, for a graph that is dropped without teardown, or alive when the interpreter exits.
         self._finalizer = weakref.finalize(self, closing.abandon, engine)
 
@@ -302,7 +303,7 @@ class CompiledGraph(GraphCalls):
         Raises:
             GraphClosed: this process was forked from the graph's own, whose graph goes on.
         """
-        self._engine.check_process()
+        self._engine.life.check_process()
         closing.teardown(self._engine)
         self._finalizer.detach()
 
@@ -312,16 +313,16 @@ class CompiledGraph(GraphCalls):
         Raises:
             GraphClosed: this process was forked from the graph's own, whose graph goes on.
         """
-        self._engine.check_process()
+        self._engine.life.check_process()
         await closing.aclose(self._engine)
         self._finalizer.detach()
 
     def __enter__(self) -> Self:
-        self._engine.check_open()
+        self._engine.life.check_open()
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        if self._engine.is_forked():
+        if self._engine.life.is_forked():
             return  # a forked child leaves the block: the graph is its parent's
         if kind is None:
             closing.close(self._engine)
@@ -330,11 +331,11 @@ class CompiledGraph(GraphCalls):
             self.teardown()
 
     async def __aenter__(self) -> Self:
-        self._engine.check_open()
+        self._engine.life.check_open()
         return self
 
     async def __aexit__(self, kind: object, *_: object) -> None:
-        if self._engine.is_forked():
+        if self._engine.life.is_forked():
             return
         if kind is None:
             await self.aclose()
@@ -357,6 +358,7 @@ class GraphView(GraphCalls):
 
     def __init__(self, graph: CompiledGraph, timeout: float | None) -> None:
         self._engine = graph._engine
+        self._admission = graph._admission
         self._graph = graph
         self._timeout = timeout
 
@@ -377,7 +379,7 @@ class GraphView(GraphCalls):
         at = time.monotonic() + timeout
         try:
             within = timeout if patience is None else min(patience, timeout)
-            refs = engine.submit(args, kwargs, self._owner, within)
+            refs = self._admission.submit(args, kwargs, self._owner, within)
         except CapacityExceeded as error:
             if patience is not None and patience <= timeout:
                 raise

@@ -13,7 +13,7 @@ _PATIENCE = 0.1  # seconds: whoever holds the graph's lock may be what is to be 
 
 def stats_of(engine: Engine) -> Stats:
     """What the graph has done, and does now, in figures."""
-    engine.check_process()
+    engine.life.check_process()
     engine.deployment.refresh()
     with engine.lock:
         parked, spun = engine.blocking.waits()
@@ -25,7 +25,7 @@ def stats_of(engine: Engine) -> Stats:
             in_flight=engine.ledger.in_flight,
             waiting=len(engine.line),
             waits=engine.line.waited,
-            written=engine.bytes_written(),
+            written=engine.inputs.bytes_written(),
             parked=parked,
             spun=spun,
             seconds=time.monotonic() - engine.began,
@@ -34,11 +34,14 @@ def stats_of(engine: Engine) -> Stats:
 
 def state_of(engine: Engine) -> str:
     """What loops, channels and executions do now, in words, some lines."""
-    engine.check_process()
+    engine.life.check_process()
     engine.deployment.refresh()
     locked = engine.lock.acquire(timeout=_PATIENCE)
     try:
-        flights = [InFlight(entry.seq, engine.outputs_of(channels)) for entry, channels in engine.ledger.pending()]
+        flights = [
+            InFlight(entry.seq, engine.arrivals.outputs_of(channels))
+            for entry, channels in engine.ledger.pending()
+        ]
     except RuntimeError:  # it has changed meanwhile, in the hands of whoever holds the lock
         flights = []
     finally:

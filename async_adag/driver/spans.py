@@ -44,6 +44,7 @@ class SpannedGraph(GraphCalls):
         self._name = name
         self._graph = graph
         self._engine = graph._engine
+        self._admission = graph._admission
         self._timeout = graph._timeout
 
     @property
@@ -52,7 +53,7 @@ class SpannedGraph(GraphCalls):
 
     async def execute_async(self, *args: Any, **kwargs: Any) -> asyncio.Future[Any] | FutureList:
         """As `CompiledGraph.execute_async`."""
-        with self._admission() as span:
+        with self._admitted() as span:
             result = await self._graph.execute_async(*args, **kwargs)
         span.follow_futures(result if isinstance(result, FutureList) else [result])
         return result
@@ -63,14 +64,14 @@ class SpannedGraph(GraphCalls):
 
     def execute(self, *args: Any, **kwargs: Any) -> GraphRef | RefList:
         """As `CompiledGraph.execute`. A span ends when its results are taken in, or dropped."""
-        with self._admission() as span:
+        with self._admitted() as span:
             result = self._graph.execute(*args, **kwargs)
         with self._engine.lock:
             span.follow_refs(result if isinstance(result, RefList) else [result])
         return result
 
     async def _submit_one(self, item: Any) -> asyncio.Future[Any]:
-        with self._admission() as span:
+        with self._admitted() as span:
             future = await super()._submit_one(item)
         span.follow_futures([future])
         return future
@@ -87,7 +88,7 @@ class SpannedGraph(GraphCalls):
         return future
 
     @contextlib.contextmanager
-    def _admission(self) -> Iterator[_Span]:
+    def _admitted(self) -> Iterator[_Span]:
         span = self._span(time.time_ns())
         try:
             yield span

@@ -172,7 +172,7 @@ class Trace:
             abroad.begin_trace()
 
     def _check(self) -> None:
-        self._engine.check_open()
+        self._engine.life.check_open()
         if self._began:
             raise RuntimeError("this trace was recorded already: make a new one with compiled.trace()")
         if self._engine.tracing is not None:
@@ -203,7 +203,7 @@ class Trace:
     def _stop(self) -> bool:
         """Stop recording and gather; False in a forked child, whose parent does it."""
         engine = self._engine
-        if engine.is_forked():
+        if engine.life.is_forked():
             return False
         self._ended = time.monotonic_ns()
         with engine.lock:

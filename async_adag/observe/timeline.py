@@ -254,9 +254,11 @@ class Timeline:
     def _names(self, events: Iterable[Event]) -> list[Event]:
         """What processes and lanes are called, and their order; of those that occur."""
         names = []
+        digits = len(str(max(map(_pid, self._records), default=0)))
         for process in self._records:
             pid = _pid(process)
-            names.append(_metadata("process_name", pid, 0, name=self._name(process)))
+            # The number in front, as Perfetto orders processes by how many spans they have, and only then by name.
+            names.append(_metadata("process_name", pid, 0, name=f"{pid:0{digits}} {self._name(process)}"))
             names.append(_metadata("process_sort_index", pid, 0, sort_index=pid))
         lanes = {(event["pid"], event["tid"]): event["cat"] for event in events}
         for (pid, tid), name in sorted(lanes.items()):

@@ -30,26 +30,27 @@ class Ledger(Generic[T]):
 
     Places are counted, not numbered: `reserve` takes one for a caller that has been told it may go on but has
     not sent yet, and `admit` turns a reservation into an execution.
+
+    Attributes:
+        admitted: executions so far.
+        in_flight: executions whose frames have not all arrived.
+        reserved: places kept.
+        arrived: frames so far.
     """
 
-    __slots__ = ("_limit", "_queues", "admitted", "arrived", "reserved", "settled")
+    __slots__ = ("_limit", "_queues", "admitted", "arrived", "in_flight", "reserved")
 
     def __init__(self, channels: int, limit: int) -> None:
         self._queues: list[deque[Entry[T]]] = [deque() for _ in range(channels)]
         self._limit = limit
         self.admitted = 0
-        self.settled = 0
+        self.in_flight = 0
         self.reserved = 0
         self.arrived = 0
 
-    @property
-    def in_flight(self) -> int:
-        """Executions admitted whose frames have not all arrived."""
-        return self.admitted - self.settled
-
     def has_place(self) -> bool:
         """Whether one more execution may be admitted, beside the reservations."""
-        return self.admitted - self.settled + self.reserved < self._limit
+        return self.in_flight + self.reserved < self._limit
 
     def reserve(self) -> None:
         """Keep a place for somebody who is about to send."""
@@ -64,8 +65,8 @@ class Ledger(Generic[T]):
         self.reserved -= 1
         entry = Entry(self.admitted, payload, len(self._queues))
         self.admitted += 1
-        if not self._queues:
-            self.settled += 1  # nothing of it will arrive
+        if self._queues:  # else nothing of it will arrive
+            self.in_flight += 1
         for queue in self._queues:
             queue.append(entry)
         return entry
@@ -93,7 +94,7 @@ class Ledger(Generic[T]):
         self.arrived += 1
         entry.missing -= 1
         if entry.missing == 0:
-            self.settled += 1
+            self.in_flight -= 1
         queue.popleft()  # last: what is raised before leaves the frame to be noticed as missing
         return entry
 
@@ -110,5 +111,5 @@ class Ledger(Generic[T]):
         rest = self.pending()
         for queue in self._queues:
             queue.clear()
-        self.settled = self.admitted
+        self.in_flight = 0
         return rest

@@ -20,20 +20,6 @@ from async_adag.channels.ring import INLINE_CAPACITY, LEASES
 from async_adag.protocol.wire import HEADER_SIZE
 from tests.tcp import PATIENCE, Link, link
 
-
-@pytest.fixture
-def open_link():
-    made = []
-
-    def make(**options):
-        made.append(link(**options))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.close()
-
-
 BORDERS = [0, 1, INLINE_CAPACITY, WHOLE, BUFFER - HEADER_SIZE, BUFFER, FAR, 1 << 20]
 SIZES = sorted({max(0, border + by) for border in BORDERS for by in (-1, 0, 1)} | {48 << 20})
 

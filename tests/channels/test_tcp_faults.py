@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from itertools import accumulate
 
@@ -374,17 +373,7 @@ def test_a_forked_child_takes_nothing_from_its_parent(open_link):
     channel = open_link(through=False, slots=8)
     assert channel.pass_on("before") == "before"
     channel.send(np.zeros(1 << 20))  # in the midst of which the child begins
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            for side in (channel.here, channel.there):
-                side.network.leave_to_parent()
-                side.attendant.leave_to_parent()
-            code = 0
-        finally:
-            os._exit(code)
-    assert os.waitpid(child, 0)[1] == 0
+    channel.leave_in_child()
     wait(channel, lambda: channel.landing.landed == 2)
     assert channel.reader.read().shape == (1 << 20,)
     assert channel.pass_on("after") == "after"

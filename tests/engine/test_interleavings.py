@@ -74,7 +74,7 @@ def is_empty(stage):
 async def test_an_actor_dies_while_an_execution_is_sent(make_stage, points, point):
     """It cannot be known in time: the execution is admitted, and fails when the death is seen."""
     stage = make_stage()
-    (writer,) = stage.engine._writers
+    (writer,) = stage.engine.inputs.writers
     points.before(writer, point, stage.parts[0].die)
     futures = await stage.compiled.execute_async(1)
     for result in await asyncio.gather(*futures, return_exceptions=True):
@@ -317,9 +317,9 @@ async def test_a_future_is_cancelled_between_the_look_and_its_result(make_stage,
     seen = []
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: seen.append(context))
-    stage.engine._loop.bind()
-    monkeypatch.setattr(stage.engine._loop, "_loop", LoopWithHasty(loop))
-    monkeypatch.setattr(asyncio, "get_running_loop", lambda: stage.engine._loop._loop)
+    stage.engine.loop.bind()
+    monkeypatch.setattr(stage.engine.loop, "_loop", LoopWithHasty(loop))
+    monkeypatch.setattr(asyncio, "get_running_loop", lambda: stage.engine.loop._loop)
     futures = await stage.compiled.execute_async(1)
     monkeypatch.undo()
     following = await stage.compiled.execute_async(2)

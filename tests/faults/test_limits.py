@@ -421,7 +421,7 @@ def test_thousands_in_flight_sync(workers, wide, make_gate):
         refs = [wide.execute(gate.path), *(wide.execute(n) for n in range(MANY - 1))]
         assert wide.stats().in_flight == MANY
         with pytest.raises(async_adag.CapacityExceeded):
-            wide._engine.submit((0,), {}, wide, 0)
+            wide._admission.submit((0,), {}, wide, 0)
         gate.open("held")
         assert [ref.get() for ref in refs] == ["held", *range(MANY - 1)]
         before, held = held, resident() + sum(call(actor, resident) for actor in workers[:2])

@@ -16,6 +16,14 @@ def test_nccl_by_size(step):
     assert step("nccl_sizes", "nccl", timeout=60)["wrong"] == []
 
 
+def test_a_buffer_that_is_filled_again_while_it_is_read(step):
+    checks = step("nccl_buffer_reuse", "nccl", timeout=60)
+    for name, result in checks.items():
+        assert result["buffers"] < 20, f"{name}: no buffer was used again, so this shows nothing"
+    assert checks["guarded"]["wrong"] == []
+    assert checks["not guarded"]["wrong"], "nothing went wrong without the guard, so this shows nothing"
+
+
 def test_nccl_beside_raw(step):
     checks = step("nccl_beside_raw", "nccl", timeout=60)
     assert checks["ratios"]

@@ -359,7 +359,7 @@ def test_a_graph_that_is_dropped_frees_its_actors(make_actor):
     engine = graph._engine
     del graph, ref
     gc.collect()
-    assert not engine.is_open()
+    assert not engine.life.is_open()
 
 
 def test_the_picture(torn_down, dag, capsys):

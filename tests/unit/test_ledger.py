@@ -82,7 +82,6 @@ class LedgerAgainstModel(RuleBasedStateMachine):
             ledger = self.ledger
             assert ledger.in_flight == len(self.missing)
             assert ledger.admitted == self.admitted
-            assert ledger.settled == self.admitted - len(self.missing)
             assert ledger.reserved == self.reserved
             assert ledger.has_place() == self.has_place()
             pending = [(entry.seq, channels) for entry, channels in ledger.pending()]

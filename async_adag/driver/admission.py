@@ -1,0 +1,241 @@
+"""Who gets in, and when: admits executions, for tasks and for threads, as long as there are places.
+
+Who finds no place stands in line (`capacity.py`); the engine grants places as executions end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from async_adag.channels.failures import annotate
+from async_adag.driver.arguments import part
+from async_adag.driver.arrivals import Sinks
+from async_adag.driver.capacity import Waiter
+from async_adag.driver.engine import Engine
+from async_adag.driver.interrupts import Held
+from async_adag.driver.reasons import broken_off
+from async_adag.driver.results import GraphRef
+from async_adag.errors import CapacityExceeded
+from async_adag.graph.model import FromInput
+from async_adag.protocol.frame import FrameError
+from async_adag.protocol.ledger import Entry
+
+T = TypeVar("T")
+
+
+class Admission:
+    """Admits the executions of one graph."""
+
+    def __init__(self, engine: Engine) -> None:
+        plan = engine.plan
+        self._engine = engine
+        self._life = engine.life
+        self._ledger = engine.ledger
+        self._line = engine.line
+        self._loop = engine.loop
+        self._attention = engine.attention
+        self._inputs = engine.inputs
+        self._controls = engine.deployment.controls
+        self._check = engine.inputs.check
+        self._has_results = bool(plan.results())
+        self._outputs = range(len(plan.outputs))
+        self._echoes = [
+            (number, output.key) for number, output in enumerate(plan.outputs) if isinstance(output, FromInput)
+        ]
+        self._alone = False  # whether executions come one at a time
+
+    # -- for tasks
+
+    def submit_now(self, args: tuple[Any, ...], kwargs: dict[str, Any], owner: object) -> Sinks | None:
+        """Admit an execution for a task, one future for each output; None where it would have to wait.
+
+        Args:
+            args: of the execution.
+            kwargs: the same.
+            owner: the compiled graph that users hold; it lives while tasks wait for it.
+        """
+        self._check(args, kwargs)
+        loop = self._loop.quiet()
+        if loop is None:
+            with Held():
+                return self._submit_now(loop, args, kwargs, owner)
+        return self._submit_now(loop, args, kwargs, owner)
+
+    def _submit_now(
+        self, loop: asyncio.AbstractEventLoop | None, args: tuple[Any, ...], kwargs: dict[str, Any], owner: object
+    ) -> Sinks | None:
+        engine = self._engine
+        with engine.lock:
+            if self._life.refusal is not None:
+                self._life.check_open()
+            self._call_up()
+            if loop is None:
+                loop = self._loop.bind()
+                self._life.check_open()  # a new loop takes in what has arrived, which may break the graph
+            # Behind those as well whose place is granted and whose task has not run yet.
+            if engine.has_place() and self._line.is_empty() and not self._ledger.reserved:
+                return self._admit_futures(loop, args, kwargs, owner, reserved=False)
+        return None
+
+    async def submit_async(self, args: tuple[Any, ...], kwargs: dict[str, Any], owner: object) -> Sinks:
+        """Admit an execution for a task, after those who came before; one future for each output."""
+        place = asyncio.get_running_loop().create_future()
+        waiter = Waiter(place)
+        try:
+            self._undisturbed(lambda: self._join_line(waiter))
+            await place
+            if waiter.error is not None:
+                raise waiter.error.with_traceback(None)
+            return self._undisturbed(lambda: self._admit_granted(waiter, args, kwargs, owner))
+        except BaseException:
+            self._undisturbed(lambda: self._leave_line(waiter))
+            raise
+
+    def _undisturbed(self, step: Callable[[], T]) -> T:
+        """Do a step of a task's, in the middle of which Ctrl-C must not raise."""
+        if self._loop.quiet() is None:
+            with Held():
+                return step()
+        return step()
+
+    def _join_line(self, waiter: Waiter) -> None:
+        engine = self._engine
+        with engine.lock:
+            self._life.check_open()
+            self._loop.bind()
+            self._life.check_open()
+            self._line.join(waiter)
+            engine.grant()
+            self._loop.settle_in()
+
+    def _leave_line(self, waiter: Waiter) -> None:
+        with self._engine.lock:
+            self._line.leave(waiter)
+            self._engine.grant()
+
+    def _admit_granted(
+        self, waiter: Waiter, args: tuple[Any, ...], kwargs: dict[str, Any], owner: object
+    ) -> Sinks:
+        with self._engine.lock:
+            self._life.check_open()
+            loop = self._loop.bind()
+            waiter.granted = False  # from here on the place is the execution's
+            return self._admit_futures(loop, args, kwargs, owner, reserved=True)
+
+    def _admit_futures(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        owner: object,
+        reserved: bool,
+    ) -> Sinks:
+        sinks: Sinks = [loop.create_future() for _ in self._outputs]
+        self._admit(args, kwargs, sinks, reserved)
+        if self._ledger.in_flight:
+            self._loop.keep(owner)
+            self._attention.expect(loop, may_poll=not self._loop.is_raw)
+        return sinks
+
+    # -- for threads
+
+    def submit(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], owner: object, timeout: float | None
+    ) -> list[GraphRef]:
+        """Admit an execution for a thread; one ref for each output.
+
+        Raises:
+            CapacityExceeded: no place was free within ``timeout`` seconds.
+        """
+        self._check(args, kwargs)
+        with Held() as held:
+            return self._submit(args, kwargs, owner, timeout, held)
+
+    def _submit(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], owner: object, timeout: float | None, held: Held
+    ) -> list[GraphRef]:
+        engine = self._engine
+        with engine.lock:
+            self._life.check_open()
+            self._call_up()
+            if self._line.is_empty() and engine.has_place():
+                return self._admit_refs(args, kwargs, owner, reserved=False)
+            self._life.check_open()  # the look for a place may have broken the graph
+            waiter = Waiter()
+            self._line.join(waiter)
+        self._stand_in_line(waiter, timeout, held)
+        with engine.lock:
+            if self._life.refusal is not None:
+                self._ledger.release()
+                self._life.check_open()
+            return self._admit_refs(args, kwargs, owner, reserved=True)
+
+    def _admit_refs(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], owner: object, reserved: bool
+    ) -> list[GraphRef]:
+        refs = [GraphRef(self._engine, owner, number) for number in self._outputs]
+        entry = self._admit(args, kwargs, [weakref.ref(ref) for ref in refs], reserved)
+        for ref in refs:
+            ref.number(entry.seq)
+        return refs
+
+    def _stand_in_line(self, waiter: Waiter, timeout: float | None, held: Held) -> None:
+        engine = self._engine
+        deadline = None if timeout is None else time.monotonic() + timeout
+        try:
+            if timeout != 0:
+                engine.blocking.check_loop()
+            engine.blocking.wait(lambda: waiter.granted or waiter.error is not None, deadline, held)
+        except BaseException:
+            self._leave_line(waiter)
+            raise
+        with engine.lock:
+            if waiter.error is not None:
+                raise waiter.error.with_traceback(None)
+            if waiter.granted:
+                return
+            self._line.leave(waiter)
+        raise CapacityExceeded(
+            f"{self._ledger.in_flight} executions are in flight (max_inflight={engine.options.max_inflight}), "
+            f"none arrived within submit_timeout={timeout:g} s{engine.describe_computing()}"
+        )
+
+    # -- for both
+
+    def _call_up(self) -> None:
+        """An execution comes: where it will be the only one, have the actors wake while it is made ready."""
+        alone = self._ledger.in_flight == 0 and self._has_results
+        if alone is not self._alone:
+            self._alone = alone
+            for control in self._controls:
+                control.set_alone(alone)
+        if alone:
+            for writer in self._inputs.writers:
+                writer.call_up()
+
+    def _admit(self, args: tuple[Any, ...], kwargs: dict[str, Any], sinks: Sinks, reserved: bool) -> Entry[Sinks]:
+        """Send an execution whose place is free, or ``reserved``."""
+        engine, ledger = self._engine, self._ledger
+        if not reserved:
+            ledger.reserve()  # pickling runs code of the user's, which may come back here
+        try:
+            self._inputs.stage(args, kwargs)
+        except BaseException as error:
+            ledger.release()
+            if isinstance(error, FrameError):
+                self._life.check_open()
+            engine.grant()
+            annotate(error, "async_adag: the input could not be sent; no execution was started")
+            raise
+        try:
+            self._inputs.publish()  # first: while the actor wakes, there is time for the books
+            for number, key in self._echoes:
+                engine.arrivals.settle(sinks[number], part(key, args, kwargs), None, self._loop.is_here())
+            return ledger.admit(sinks)
+        except BaseException as error:
+            engine.fail(broken_off(error))
+            raise
