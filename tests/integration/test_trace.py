@@ -16,8 +16,6 @@ from async_adag import GraphClosed
 from async_adag.actor.records import CAPACITY, count_of, records_in
 from tests.timelines import check_events, names_of, spans, ways
 
-pytestmark = pytest.mark.one_host(reason="actors on other hosts are not recorded")
-
 CHAIN = {
     ("driver: write channel 0", "Worker: read channel 0"),
     ("Worker: read channel 0", "Worker: echo"),
@@ -73,6 +71,7 @@ def test_without_an_event_loop(worker):
             assert numbers(events, cat="in flight") == [seq]
 
 
+@pytest.mark.one_host(reason="readers on two hosts have a channel each")
 async def test_one_frame_for_several_and_several_outputs(workers):
     with InputNode() as x:
         dag = MultiOutputNode([workers[0].echo.bind(x), workers[1].echo.bind(x)])
@@ -194,6 +193,7 @@ def test_a_driver_that_is_an_actor_of_the_graph(make_actor, worker):
     assert len(names_of(events, "process_name")) == 3
 
 
+@pytest.mark.one_host(reason="it looks into the actors' memory")
 async def test_nothing_is_recorded_before_and_after(chain):
     async with async_adag.compile(chain) as compiled:
         controls = compiled._engine.deployment.controls
@@ -212,6 +212,7 @@ async def test_nothing_is_recorded_before_and_after(chain):
         assert counts() == before
 
 
+@pytest.mark.one_host(reason="it spoils shared memory")
 async def test_records_that_are_lost_are_counted(worker):
     with InputNode() as x:
         dag = worker.echo.bind(x)
