@@ -195,7 +195,7 @@ class ThreadLoop:
                 turn.has_begun(place)
             began = control.enter(call.number, seq)
             try:
-                result = call.method(*args, **kwargs)
+                result = call.method(*args, **kwargs) if kwargs else call.method(*args)
             except SystemExit as leaving:
                 if self._origin.left:
                     end_child(call.label, leaving)
