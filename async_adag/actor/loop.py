@@ -288,5 +288,6 @@ class ThreadLoop:
             if self._lanes is not None:
                 self._lanes.stop()
             self._calls = self._plain
+        control.heed(asked)
         if awaited is not None:
             raise _Again
