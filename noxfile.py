@@ -97,8 +97,13 @@ def versions(session: nox.Session, ray: str) -> None:
 def torch(session: nox.Session) -> None:
     """The tests that need torch, and its own collective nodes in Ray; downloads gigabytes."""
     session.install("-e", ".[test]", "torch")
-    files = ["tests/integration/test_torch.py", "tests/unit/test_strides.py"]
-    session.run("python", "-m", "pytest", *files, *session.posargs, env=ENVIRONMENT)
+    files = [
+        "integration/test_torch.py",
+        "unit/test_strides.py",
+        "unit/test_gpu_borders.py",
+        "channels/test_staged.py",
+    ]
+    session.run("python", "-m", "pytest", *(f"tests/{file}" for file in files), *session.posargs, env=ENVIRONMENT)
 
 
 @nox.session

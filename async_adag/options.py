@@ -27,6 +27,8 @@ class Options:
         heartbeat_timeout: how long another host may be silent, with an edge to it, before it is given up.
         tcp_ports: the first and the last port on which processes listen for edges from other hosts, while a graph
             is compiled (None: any that is free).
+        placement: whether the threads of the loops of synchronous actors stay on CPUs: "together" on one, "apart"
+            on as many as there are, None: the system places them.
     """
 
     max_inflight: int = 32
@@ -39,6 +41,7 @@ class Options:
     overlap: bool = True
     heartbeat_timeout: float = 5.0
     tcp_ports: tuple[int, int] | None = None
+    placement: Literal["together", "apart"] | None = None
 
     def __post_init__(self) -> None:
         _integer("max_inflight", self.max_inflight, 1, MAX_INFLIGHT_LIMIT)
@@ -54,6 +57,8 @@ class Options:
             raise ValueError(f"overlap must be True or False, not {self.overlap!r}")
         _seconds("heartbeat_timeout", self.heartbeat_timeout, positive=True)
         _ports("tcp_ports", self.tcp_ports)
+        if self.placement is not None and self.placement not in ("together", "apart"):
+            raise ValueError(f'placement must be "together", "apart" or None, not {self.placement!r}')
 
     @property
     def poll_ns(self) -> int | None:

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
-
-import ray
 
 from benchmarks import machine, plots, record, suite, table
 from benchmarks.backends import AdagBackend, Backend, RayBackend
+from benchmarks.cluster import Cluster
 from benchmarks.compare import compare
 from benchmarks.everything import Extent, actors_of, actors_that_fit, all_workloads
 from benchmarks.floor import Floor, NoFloor, compiled_floor
-from benchmarks.graphs import start_actors
+from benchmarks.memory import Memory, Peaks
 from benchmarks.options import parser
 from benchmarks.site import Site
 from benchmarks.workloads import Workload
@@ -74,15 +73,26 @@ def _run(options: argparse.Namespace) -> int:
     if actors < wanted:
         print(f"there is memory for {actors} actors, and not for {wanted}\n")
 
-    results = _measure(workloads, backends, effort, options.loop)
+    results = suite.Results([row for workload in workloads for row in workload.rows])
+
+    def keep() -> Path:
+        return record.save(record.as_record(results, run), options.out)
+
+    print(f"record: {keep()}\n", flush=True)
+    try:
+        starts = _measure(results, workloads, backends, effort, options.loop, keep)
+    except BaseException:
+        keep()
+        _tell("")
+        print(f"ended in {results.under_way}; the record has what was measured until then", file=sys.stderr)
+        raise
 
     print(table.table(results), end="\n\n")
     print(table.NOTES)
-    for failure, times in results.failures.items():
-        print(f"failed {times} of {effort.rounds} times: {failure}")
-    made = record.as_record(results, run)
-    print(f"\nrecord: {record.save(made, options.out)}")
-    _draw(made, options)
+    print("", *table.failures(results), table.memory(results), sep="\n")
+    if starts > 1:
+        print(f"\nRay was started {starts} times: it keeps the buffers of graphs that are gone.")
+    _draw(record.as_record(results, run), options)
     return 1 if results.failures else 0
 
 
@@ -104,33 +114,47 @@ def _draw(made: record.Record, options: argparse.Namespace) -> None:
         print(f"no plots: {missing}")
 
 
-def _measure(workloads: list[Workload], backends: list[Backend], effort: Effort, loop: str) -> suite.Results:
-    results = suite.Results([row for workload in workloads for row in workload.rows])
-    with _local_ray(), _floor() as floor:
-        actors: list[Any] = []
-        pids: list[int] = []
+@dataclass
+class _Place:
+    """Where turns are taken."""
+
+    cluster: Cluster
+    new_loop: Callable[[], asyncio.AbstractEventLoop]
+    effort: Effort
+
+    def site(self) -> Site:
+        cluster, effort = self.cluster, self.effort
+        return Site(cluster.actors, cluster.pids, self.new_loop, effort.seconds, effort.idle_seconds)
+
+    def watch(self) -> Callable[[], Memory]:
+        return Peaks(self.cluster.pids).read
+
+    def tidy(self, failed: bool) -> None:
+        if failed:
+            self.cluster.recover()
+        self.cluster.tidy()
+
+
+def _measure(
+    results: suite.Results,
+    workloads: list[Workload],
+    backends: list[Backend],
+    effort: Effort,
+    loop: str,
+    keep: Callable[[], Any],
+) -> int:
+    """Measures all; returns how often Ray was started."""
+    cluster = Cluster()
+    with closing(cluster), _floor() as floor:
         # Those that need many actors come last: even idle ones take something of a small machine.
         for count in sorted({actors_of(workload) for workload in workloads}):
             _tell(f"starting {count} actors")
-            more, their_pids = start_actors(count - len(actors))
-            actors, pids = actors + more, pids + their_pids
-            site = Site(actors, pids, _loop_factory(loop), effort.seconds, effort.idle_seconds)
+            cluster.have(count)
             now = [workload for workload in workloads if actors_of(workload) == count]
-            suite.run(results, now, backends, floor, site, effort.rounds, _tell)
-    return results
-
-
-@contextmanager
-def _local_ray() -> Iterator[None]:
-    # The actors ask for no CPU of Ray's, so they fit anywhere. Ray's own INFO lines would spoil the table.
-    ray.init(
-        address="local", num_cpus=2, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False
-    )
-    try:
-        yield
-    finally:
+            place = _Place(cluster, _loop_factory(loop), effort)
+            suite.run(results, now, backends, floor, place, effort.rounds, _tell, keep)
         _tell("")
-        ray.shutdown()
+    return cluster.starts
 
 
 @contextmanager

@@ -6,16 +6,20 @@ function per call.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import ray
 from ray.dag import MultiOutputNode
 
+from benchmarks.graphs import set_ray_buffers
+
 MAX_INFLIGHT = 10  # Ray's default, given to both
 
 BusyPoll = float | Literal["auto"]
+Placement = Literal["together", "apart"] | None
 
 
 @dataclass(frozen=True)
@@ -40,12 +44,16 @@ class Backend(Protocol):
     def compile(
         self,
         dag: Any,
+        actors: Sequence[Any] = (),
         *,
         asynchronous: bool,
         max_inflight: int = MAX_INFLIGHT,
         buffer_size: int | None = None,
     ) -> Graph:
-        """`asynchronous` says which side of the graph will be called; `buffer_size` None is the default."""
+        """Compiles a DAG over some of `actors` (`graphs.Stage`), which are told what Ray has to be told.
+
+        `asynchronous` says which side of the graph will be called; `buffer_size` None is the default.
+        """
         ...
 
 
@@ -58,16 +66,18 @@ class RayBackend:
     def compile(
         self,
         dag: Any,
+        actors: Sequence[Any] = (),
         *,
         asynchronous: bool,
         max_inflight: int = MAX_INFLIGHT,
         buffer_size: int | None = None,
     ) -> Graph:
-        compiled = dag.experimental_compile(
-            enable_asyncio=asynchronous,
-            _max_inflight_executions=max_inflight,
-            _buffer_size_bytes=buffer_size,
-        )
+        with _buffers_of(buffer_size, actors):
+            compiled = dag.experimental_compile(
+                enable_asyncio=asynchronous,
+                _max_inflight_executions=max_inflight,
+                _buffer_size_bytes=buffer_size,
+            )
 
         async def call(value: Any) -> Any:
             return await (await compiled.execute_async(value))
@@ -92,11 +102,13 @@ class AdagBackend:
     """`async_adag.compile(dag)`."""
 
     busy_poll: BusyPoll = 0.0
+    placement: Placement = None
     name: str = "async_adag"
 
     def compile(
         self,
         dag: Any,
+        actors: Sequence[Any] = (),  # noqa: ARG002 - it finds them in the DAG
         *,
         asynchronous: bool,  # noqa: ARG002 - one graph has both sides
         max_inflight: int = MAX_INFLIGHT,
@@ -105,6 +117,8 @@ class AdagBackend:
         import async_adag  # here: `--backend ray` runs without it
 
         options: dict[str, Any] = {} if buffer_size is None else {"buffer_size": buffer_size}
+        if self.placement is not None:  # so that commits without it can be measured
+            options["placement"] = self.placement
         compiled = async_adag.compile(dag, max_inflight=max_inflight, busy_poll=self.busy_poll, **options)
 
         def call_blocking(value: Any) -> Any:
@@ -116,3 +130,21 @@ class AdagBackend:
             call_blocking=call_blocking,
             close=compiled.teardown,
         )
+
+
+@contextmanager
+def _buffers_of(size: int | None, actors: Sequence[Any]) -> Iterator[None]:
+    """Have Ray make buffers of so many bytes.
+
+    Each end of a channel takes the size from the context of its process, whatever `experimental_compile` is told.
+    """
+    if size is None:
+        yield
+        return
+    before = set_ray_buffers(size)
+    ray.get([actor.set_ray_buffers.remote(size) for actor in actors])
+    try:
+        yield
+    finally:
+        set_ray_buffers(before)
+        ray.get([actor.set_ray_buffers.remote(before) for actor in actors])

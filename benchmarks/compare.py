@@ -82,6 +82,12 @@ def _notes(a: Sequence[Record], b: Sequence[Record]) -> list[str]:
         "every round of A. rival, floor: how theirs has changed, which no commit of ours can do: where it is not",
         "near 1.00, the machine was another or had other things to do, and the row says little.",
     ]
+    for name, side in (("A", a), ("B", b)):
+        notes += [
+            f"{name}: the run of {record['began']} ended in {record['under_way']}"
+            for record in side
+            if record.get("under_way")
+        ]
     for name in sorted({name for record in (*a, *b) for name in record["machine"]} - {"load before"}):
         there, here = ({record["machine"].get(name, "?") for record in side} for side in (a, b))
         if there != here:

@@ -11,6 +11,7 @@ from benchmarks.graphs import CHAIN, FAN_OUT, ONE, Readers
 from benchmarks.lifetime import Compile, Idle
 from benchmarks.peers import peers
 from benchmarks.pinning import two_cores
+from benchmarks.placing import Placed
 from benchmarks.round_trips import Awaited, Blocking, Pinned
 from benchmarks.scaling import Alive, Hops, Windows
 from benchmarks.workloads import Populous, Workload
@@ -43,6 +44,7 @@ def all_workloads(extent: Extent) -> list[Workload]:
         Awaited(FAN_OUT),
         *(Blocking(shape) for shape in (ONE, CHAIN, FAN_OUT)),
         *_pinned(),
+        *(Placed(shape) for shape in ((ONE, CHAIN, FAN_OUT) if thorough else (CHAIN,))),
         *peers(),
         *(Arrays(kilobytes) for kilobytes in (1, 100, 1000, 16_000, *([256_000] if thorough else []))),
         *(Broadcast(kilobytes, Readers(4)) for kilobytes in (1, 16_000)),

@@ -9,6 +9,14 @@ from typing import Any, Protocol
 import numpy as np
 import ray
 from ray.dag import InputNode, MultiOutputNode
+from ray.dag.context import DAGContext
+
+
+def set_ray_buffers(size: int) -> int:
+    """Have channels of Ray's that begin in this process get buffers of so many bytes; returns how many before."""
+    context = DAGContext.get_current()
+    before, context.buffer_size_bytes = context.buffer_size_bytes, size
+    return int(before)
 
 
 class _Stage:
@@ -31,6 +39,9 @@ class _Stage:
 
     def pid(self) -> int:
         return os.getpid()
+
+    def set_ray_buffers(self, size: int) -> None:
+        set_ray_buffers(size)
 
 
 Stage: Any = ray.remote(num_cpus=0)(_Stage)

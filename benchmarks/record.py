@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -56,19 +56,31 @@ def as_record(results: Results, of: Circumstances) -> Record:
                 "histograms": {
                     who: times.as_json() for (which, who), times in results.histograms.items() if which == row
                 },
+                "failures": [
+                    {"who": who, "reason": reason, "times": times}
+                    for (which, who, reason), times in results.failures.items()
+                    if which == row
+                ],
             }
             for row in results.rows
         ],
-        "failures": dict(results.failures),
+        "memory": [
+            {"workload": workload, "who": who, **asdict(memory)}
+            for (workload, who), memory in results.memory.items()
+        ],
+        "under_way": results.under_way,
     }
 
 
 def save(record: Record, folder: Path) -> Path:
-    """Writes the record under a name that tells when and what; returns where."""
+    """Writes the record under a name that tells when and what, over an earlier state of it; returns where."""
     when = datetime.fromisoformat(record["began"]).strftime("%Y%m%d-%H%M%S")
     path = folder / f"{when}-{record['commit'][:7]}{'-changed' if 'changed' in record['commit'] else ''}.json"
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    # Whoever is killed in the midst of this leaves the state before.
+    half = path.with_suffix(".half")
+    half.write_text(json.dumps(record, indent=1) + "\n")
+    half.replace(path)
     return path
 
 

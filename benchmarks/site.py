@@ -13,6 +13,8 @@ from benchmarks.backends import MAX_INFLIGHT, Backend, Graph
 from benchmarks.graphs import Shape
 from benchmarks.rows import Figures
 
+START_LIMIT = 120.0  # seconds, for the compiling of a hundred graphs, or of one with 64 actors
+
 
 @dataclass(frozen=True)
 class Site:
@@ -29,9 +31,14 @@ class Site:
         return replace(self, seconds=part * self.seconds)
 
     def run(self, work: Coroutine[Any, Any, Figures]) -> Figures:
-        """Runs `work` in a fresh event loop."""
+        """Runs `work` in a fresh event loop.
+
+        Raises:
+            TimeoutError: it takes far longer than it is to measure: somebody has died.
+        """
+        limit = START_LIMIT + 20 * self.seconds
         with asyncio.Runner(loop_factory=self.new_loop) as runner:
-            return runner.run(work)
+            return runner.run(asyncio.wait_for(work, limit))
 
     @contextmanager
     def graph(
@@ -47,6 +54,7 @@ class Site:
         gc.collect()  # what the last graph left behind goes now, and not while the clock runs
         graph = backend.compile(
             shape.build(self.actors),
+            self.actors,
             asynchronous=asynchronous,
             max_inflight=max_inflight,
             buffer_size=buffer_size,

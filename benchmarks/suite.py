@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from statistics import median
+from typing import Protocol
 
 from benchmarks.backends import Backend
 from benchmarks.floor import Floor
 from benchmarks.histogram import Histogram
+from benchmarks.memory import Memory
 from benchmarks.rows import Figures, Row
 from benchmarks.site import Site
 from benchmarks.workloads import Floored, Rivalled, Sliced, Workload
@@ -27,14 +29,27 @@ class Results:
     figures: dict[tuple[Row, str], list[float]] = field(default_factory=dict)
     histograms: dict[tuple[Row, str], Histogram] = field(default_factory=dict)
     """Of all rounds together, where there are any."""
-    failures: Counter[str] = field(default_factory=Counter)
-    """What could not be measured, and how often."""
+    failures: Counter[tuple[Row, str, str]] = field(default_factory=Counter)
+    """What could not be measured: the row, of whom, why; and how often."""
+    memory: dict[tuple[str, str], Memory] = field(default_factory=dict)
+    """The most that was held, by workload and by who was measured."""
+    under_way: str = ""
+    """What is being measured now. A record that has it was left by a run that did not end."""
 
     def add(self, who: str, figures: Figures) -> None:
         for row, figure in figures.values.items():
             self.figures.setdefault((row, who), []).append(figure)
         for row, histogram in figures.histograms.items():
             self.histograms[row, who] = self.histograms.get((row, who), Histogram({})) + histogram
+
+    def fail(self, workload: Workload, who: str, reason: str) -> None:
+        """No row of this workload has a figure of this round."""
+        for row in workload.rows:
+            self.failures[row, who, reason] += 1
+
+    def hold(self, workload: Workload, who: str, memory: Memory) -> None:
+        """So much memory was held."""
+        self.memory[workload.name, who] = self.memory.get((workload.name, who), Memory()) | memory
 
     def median(self, row: Row, who: str) -> float | None:
         """The median over the rounds; None where this was not measured."""
@@ -55,31 +70,61 @@ class Results:
         return self.ratio(row, row.rival, OURS)
 
 
+class Place(Protocol):
+    """Where turns are taken."""
+
+    def site(self) -> Site:
+        """Live actors, just now."""
+        ...
+
+    def watch(self) -> Callable[[], Memory]:
+        """Watch memory from now on; what is returned tells how much was held."""
+        ...
+
+    def tidy(self, failed: bool) -> None:
+        """See to it that the next turn finds live actors, and memory."""
+        ...
+
+
 def run(
     results: Results,
     workloads: Sequence[Workload],
     backends: Sequence[Backend],
     floor: Floor | None,
-    site: Site,
+    place: Place,
     rounds: int,
     tell: Callable[[str], None],
+    keep: Callable[[], None] = lambda: None,
 ) -> None:
     """Measures everything `rounds` times, one graph alive at a time. `tell` hears what is under way.
 
-    Where a workload asks for it, the turns within a round are short, and many.
+    Where a workload asks for it, the turns within a round are short, and many. `keep` is called ahead of each
+    turn but for later short ones, when `results` say what comes: of a run that is killed, the rest is there.
     """
     for number in range(rounds):
         for workload in workloads:
-            tell(f"round {number + 1} of {rounds}: {workload.name}")
             turns = _turns(workload, backends, floor)
             turns = [*turns[number % len(turns) :], *turns[: number % len(turns)]]  # nobody is always first
             slices = workload.slices if isinstance(workload, Sliced) else 1
-            here = site.briefly(1 / slices)
-            for who, turn in [*turns] * slices:
+            for turn_number, (who, turn) in enumerate(turns * slices):
+                results.under_way = f"round {number + 1} of {rounds}: {workload.name}: {who}"
+                tell(results.under_way)
+                if turn_number < len(turns):
+                    keep()
+                failed = False
+                held = place.watch()
                 try:
-                    results.add(who, turn(here))
+                    figures = turn(place.site().briefly(1 / slices))
+                    results.add(who, figures)
+                    if figures.values:
+                        results.hold(workload, who, held())
                 except Exception as error:  # told at the end; the other figures are still good
-                    results.failures[f"{who}: {workload.name}: {type(error).__name__}: {error}"] += 1
+                    failed = True
+                    results.fail(workload, who, f"{type(error).__name__}: {error}")
+                    results.hold(workload, who, held())
+                place.tidy(failed)
+    results.under_way = ""
+    keep()
 
 
 def _turns(

@@ -17,6 +17,7 @@ that. Left alone, the kernel may put both ends on one core, where waking is chea
 not; the pinned rows compare like with like, in ten short turns a round, since what a wake-up costs
 changes from second to second."""
 NOT_MEASURED = "-"
+FAILED = "failed"
 
 
 def header(facts: Mapping[str, str]) -> str:
@@ -32,6 +33,29 @@ def table(results: Results) -> str:
         rival = rows[0].rival
         lines += ["", section if rival == RAY else f"{section} (in the first column)"]
         lines += [_line(_cells(results, row)) for row in rows]
+    return "\n".join(lines)
+
+
+def failures(results: Results) -> list[str]:
+    """What could not be measured, a line for each reason."""
+    told: dict[tuple[str, str, str], tuple[list[str], int]] = {}
+    for (row, who, reason), how_often in results.failures.items():
+        labels, most = told.setdefault((row.section, who, reason), ([], 0))
+        told[row.section, who, reason] = [*labels, row.label], max(most, how_often)
+    return [
+        f"failed {how_often} times, {who}: {section}: {', '.join(labels)}: {reason}"
+        for (section, who, reason), (labels, how_often) in told.items()
+    ]
+
+
+def memory(results: Results) -> str:
+    """The most memory that was resident in each workload."""
+    widths = (44, 13, 13, 13)
+    lines = [_line(("Memory in MB, at most", "driver", "actors", "afterwards"), widths)]
+    for (workload, who), held in results.memory.items():
+        if who in (RAY, OURS):
+            sizes = (f"{size / 1e6:,.0f}" for size in (held.driver, held.actors, held.left))
+            lines.append(_line((f"  {workload}, {who}", *sizes), widths))
     return "\n".join(lines)
 
 
@@ -66,16 +90,22 @@ def _sections(rows: list[Row]) -> dict[str, list[Row]]:
 
 
 def _cells(results: Results, row: Row) -> tuple[str, ...]:
+    failed = {who for (which, who, _) in results.failures if which == row}
+
+    def cell(who: str) -> str:
+        value = results.median(row, who)
+        return FAILED if value is None and who in failed else figure(value, row.unit)
+
     return (
         f"  {row.label}",
-        figure(results.median(row, row.rival), row.unit),
-        figure(results.median(row, OURS), row.unit),
+        cell(row.rival),
+        cell(OURS),
         times(results.gain(row)),
-        figure(results.median(row, FLOOR), row.unit),
+        cell(FLOOR),
         times(results.ratio(row, OURS, FLOOR)),
     )
 
 
-def _line(cells: tuple[str, ...]) -> str:
-    first, *others = zip(cells, WIDTHS, strict=True)
+def _line(cells: tuple[str, ...], widths: tuple[int, ...] = WIDTHS) -> str:
+    first, *others = zip(cells, widths, strict=True)
     return f"{first[0]:<{first[1]}}" + "".join(f"{cell:>{width}}" for cell, width in others)

@@ -6,6 +6,7 @@ leaving the GPU: by CUDA IPC if both are on the same one, by NCCL if not. Needs 
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import sys
 import time
@@ -16,7 +17,7 @@ from ray.dag import InputNode
 
 import async_adag
 
-WIDTH, ROWS, REQUESTS = 4096, 2048, 100
+WIDTH, ROWS = 4096, 2048
 
 
 class Stage:
@@ -35,17 +36,20 @@ class Stage:
         return float(self.cupy.abs(activations @ self.weights).mean())
 
 
-async def measure(dag: Any, overlap: bool) -> tuple[list[float], float]:
+async def measure(dag: Any, requests: int, overlap: bool) -> tuple[list[float], float]:
     async with await async_adag.compile_async(dag, overlap=overlap) as compiled:
         if overlap:
             print(compiled.visualize())
         await compiled(0)
         began = time.perf_counter()
-        results = [result async for result in compiled.map(range(REQUESTS), window=8)]
+        results = [result async for result in compiled.map(range(requests), window=8)]
         return results, time.perf_counter() - began
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--requests", type=int, default=100)
+    requests = parser.parse_args().requests
     ray.init(address="local", include_dashboard=False, log_to_driver=False)
     try:
         gpus = int(ray.cluster_resources().get("GPU", 0))
@@ -57,12 +61,12 @@ def main() -> int:
         first, second = (stage.remote(seed) for seed in (1, 2))
         with InputNode() as seed:
             dag = second.finish.bind(first.embed.bind(seed).with_tensor_transport("accelerator"))
-        overlapped, with_overlap = asyncio.run(measure(dag, overlap=True))
-        plain, without = asyncio.run(measure(dag, overlap=False))
+        overlapped, with_overlap = asyncio.run(measure(dag, requests, overlap=True))
+        plain, without = asyncio.run(measure(dag, requests, overlap=False))
         assert overlapped == plain
         size = ROWS * WIDTH * 4 / 2**20
-        print(f"{REQUESTS} requests, {size:.0f} MiB handed over in each, {gpus} GPU(s)")
-        each, plainly = with_overlap / REQUESTS * 1e3, without / REQUESTS * 1e3
+        print(f"{requests} requests, {size:.0f} MiB handed over in each, {gpus} GPU(s)")
+        each, plainly = with_overlap / requests * 1e3, without / requests * 1e3
         print(f"with overlap {each:.2f} ms each, in plain order {plainly:.2f} ms")
     finally:
         ray.shutdown()

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import asyncio
 import logging
@@ -143,6 +144,8 @@ def first_line(text: str) -> str:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
     ray.init(
         address="local", num_cpus=2, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False
     )

@@ -6,6 +6,7 @@ memory otherwise: on one GPU, or on none, where the arrays are numpy's.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import sys
 import time
@@ -18,7 +19,7 @@ from ray.dag import InputNode, MultiOutputNode
 import async_adag
 from async_adag.collectives import allreduce
 
-WIDTH, HIDDEN, ROWS, REQUESTS = 512, 2048, 8, 200
+WIDTH, HIDDEN, ROWS = 512, 2048, 8
 
 
 class Half:
@@ -59,6 +60,9 @@ async def serve(dag: Any, requests: list[Any]) -> list[list[float]]:
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--requests", type=int, default=200)
+    arguments = parser.parse_args()
     ray.init(address="local", include_dashboard=False, log_to_driver=False)
     try:
         gpus = int(ray.cluster_resources().get("GPU", 0))
@@ -68,7 +72,7 @@ def main() -> int:
             sums = allreduce.bind([half.partial.bind(rows) for half in halves])
             dag = MultiOutputNode([half.norm.bind(both) for half, both in zip(halves, sums, strict=True)])
         random = np.random.default_rng(1)
-        requests = [random.standard_normal((ROWS, WIDTH), dtype=np.float32) for _ in range(REQUESTS)]
+        requests = [random.standard_normal((ROWS, WIDTH), dtype=np.float32) for _ in range(arguments.requests)]
         for request, norms in zip(requests, asyncio.run(serve(dag, requests)), strict=True):
             assert abs(norms[0] - norms[1]) < 1e-6, "both ranks have the same sum"
             if request is requests[0]:

@@ -55,7 +55,8 @@ def names_of(events: list[Event], what: str) -> dict[Any, str]:
 
 def ways(events: list[Event], execution: int) -> set[tuple[str, str]]:
     """The arrows of an execution: from which span to which, each as its process and name."""
-    processes = {pid: name.partition("(")[0] for pid, name in names_of(events, "process_name").items()}
+    named = names_of(events, "process_name").items()
+    processes = {pid: name.partition(" ")[2].partition("(")[0] for pid, name in named}
 
     def at(end: Event) -> str:
         (span,) = [

@@ -125,7 +125,7 @@ def _start_loop(instance: object, share: Share, joined: Joined) -> asyncio.Abstr
         running: ThreadLoop | AsyncLoop
         if loop is None:
             running = ThreadLoop(
-                instance, share.plan, ends, movers, control, sentinels, poller, _turn, end_actor, end
+                instance, share.plan, ends, movers, control, sentinels, poller, _turn, end_actor, end, share.cpu
             )
         else:
             running = AsyncLoop(

@@ -7,6 +7,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from async_adag.actor.calls import Call, ChannelFailed, calls_of, first_registers, unpack
@@ -21,9 +22,11 @@ from async_adag.channels.codec import Encoded
 from async_adag.channels.interface import STOP, Failure, Writer
 from async_adag.channels.parking import Parking, SentinelFired
 from async_adag.channels.pollers import Poller
+from async_adag.channels.processor import kept_on
 from async_adag.collectives.over_nccl import OutOfStep
 from async_adag.graph.plan import ActorPlan
 from async_adag.protocol.frame import ChannelError, FrameError
+from async_adag.protocol.placement import own_in_place_of
 
 
 class _Ended(Exception):
@@ -56,6 +59,7 @@ class ThreadLoop:
         turn: so that methods of this actor never overlap across graphs.
         end_actor: what a ``SystemExit`` in a method calls.
         on_end: called last, with what broke the loop, or "".
+        cpu: on which its thread is to stay, or on one that it may use in that place; None leaves it alone.
     """
 
     def __init__(
@@ -70,8 +74,10 @@ class ThreadLoop:
         turn: Turn,
         end_actor: Callable[[], None],
         on_end: Callable[[str], None],
+        cpu: int | None = None,
     ) -> None:
         move_tensors(movers, ends, self._apart)
+        self._lanes = movers.lanes
         self._calls = self._plain = calls_of(plan, instance, ends.readers, ends.writers)
         self._heeded = 0  # what the driver asks for, as far as this loop does it
         self._recorder: Recorder | None = None  # made when first asked for
@@ -84,6 +90,7 @@ class ThreadLoop:
         self._end_actor = end_actor
         self._on_end = on_end
         self._origin = Origin()
+        self._seat = None if cpu is None else partial(own_in_place_of, cpu)
         self._thread = threading.Thread(target=self._run, name=f"async_adag {plan.name}", daemon=True)
 
     def start(self) -> None:
@@ -100,13 +107,8 @@ class ThreadLoop:
     def _run(self) -> None:
         broken = ""
         try:
-            seq, more = 0, True
-            while more:
-                try:
-                    more = self._execution(seq)
-                    seq += 1
-                except _Again:
-                    pass
+            with kept_on(self._seat):
+                self._go_on()
         except (_Ended, SentinelFired):
             pass
         except _Exit:
@@ -120,6 +122,8 @@ class ThreadLoop:
         self._turn.leave(self._place)
         del self._place
         self._control.set_state(LoopState.ENDED)
+        if self._lanes is not None:
+            self._lanes.stop()
         self._calls.clear()
         self._plain.clear()
         self._first.clear()
@@ -132,6 +136,15 @@ class ThreadLoop:
         else:
             self._ends.close()
             self._on_end(broken)
+
+    def _go_on(self) -> None:
+        seq, more = 0, True
+        while more:
+            try:
+                more = self._execution(seq)
+                seq += 1
+            except _Again:
+                pass
 
     def _execution(self, seq: int) -> bool:
         """One execution; False when the channels say stop."""
@@ -182,7 +195,7 @@ class ThreadLoop:
                 turn.has_begun(place)
             began = control.enter(call.number, seq)
             try:
-                result = call.method(*args, **kwargs)
+                result = call.method(*args, **kwargs) if kwargs else call.method(*args)
             except SystemExit as leaving:
                 if self._origin.left:
                     end_child(call.label, leaving)
@@ -268,8 +281,13 @@ class ThreadLoop:
             if self._recorder is None:
                 self._recorder = Recorder(records_in(control.records))
             seq = self._plain[0].reads[0][1].taken()
-            self._calls = traced_calls(self._plain, control, seq, self._recorder)
+            if self._lanes is not None:
+                self._lanes.start(self._recorder)
+            self._calls = traced_calls(self._plain, control, seq, self._recorder, self._lanes)
         else:
+            if self._lanes is not None:
+                self._lanes.stop()
             self._calls = self._plain
+        control.heed(asked)
         if awaited is not None:
             raise _Again

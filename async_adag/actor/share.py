@@ -29,6 +29,7 @@ class Share:
         overlap: whether tensors travel from GPU to GPU while methods compute.
         reach: how it meets other hosts; None where it has nothing to do with any.
         lodging: what it is told of its own host; None where that is the driver's.
+        cpu: on which its loop's thread is to stay, or on one of its own in that place; None leaves it alone.
     """
 
     plan: ActorPlan
@@ -42,3 +43,4 @@ class Share:
     overlap: bool = True
     reach: Reach | None = None
     lodging: Lodging | None = None
+    cpu: int | None = None

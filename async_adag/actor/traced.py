@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from async_adag.actor.calls import Call
 from async_adag.actor.control import Control
-from async_adag.actor.records import Activity, Recorder
+from async_adag.actor.records import Activity, Lanes, Recorder
 from async_adag.channels.codec import Encoded
 from async_adag.channels.interface import STOP, Failure, Reader, Writer
 
@@ -155,9 +155,11 @@ class TracedWriter(_TracedEnd[Writer]):
 class TracedCall(Call):
     """A call of a synchronous actor's, with ends that record."""
 
-    __slots__ = ("_control", "_recorder")
+    __slots__ = ("_control", "_lanes", "_recorder")
 
-    def __init__(self, call: Call, control: Control, execution: int, recorder: Recorder) -> None:
+    def __init__(
+        self, call: Call, control: Control, execution: int, recorder: Recorder, lanes: Lanes | None
+    ) -> None:
         for name in Call.__slots__:
             setattr(self, name, getattr(call, name))
         self.reads = [(n, TracedReader(reader, n, recorder), targets) for n, reader, targets in call.reads]
@@ -166,6 +168,14 @@ class TracedCall(Call):
         ]
         self._control = control
         self._recorder = recorder
+        self._lanes = lanes
+
+    def arguments(self, registers: list[Any]) -> tuple[list[Any], dict[str, Any]] | Failure:
+        """As `Call.arguments`; the call comes next."""
+        arguments = super().arguments(registers)
+        if self._lanes is not None and type(arguments) is not Failure:
+            self._lanes.begin()
+        return arguments
 
     def store(self, registers: list[Any], result: Any) -> None:
         """As `Call.store`; this is where the loop comes to when the method has run, or could not."""
@@ -174,9 +184,14 @@ class TracedCall(Call):
         if began:
             failed = type(result) is Failure
             self._recorder.add(Activity.COMPUTE, self.number, seq, began, began + self.took, failed)
+            if self._lanes is not None:
+                self._lanes.end(self.number)
+                self._lanes.collect()
         super().store(registers, result)
 
 
-def traced_calls(calls: list[Call], control: Control, execution: int, recorder: Recorder) -> list[Call]:
-    """The calls of a synchronous actor, recording from ``execution`` on."""
-    return [TracedCall(call, control, execution, recorder) for call in calls]
+def traced_calls(
+    calls: list[Call], control: Control, execution: int, recorder: Recorder, lanes: Lanes | None
+) -> list[Call]:
+    """The calls of a synchronous actor, recording from ``execution`` on; ``lanes`` what its device does."""
+    return [TracedCall(call, control, execution, recorder, lanes) for call in calls]

@@ -38,6 +38,7 @@ class Gate:
     Attributes:
         address: where it listens: host and port.
         failures: those dialled connections that failed for good, with the reason in words.
+        refused: the last one that was turned away, from where and why, in words; "" where none was.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Gate:
         self._pauses: dict[Purpose, float] = {}
         self._through: list[tuple[Purpose, Stream]] = []
         self.failures: list[tuple[Purpose, str]] = []
+        self.refused = ""
         self._closed = False
         self._listener = _listen(host, ports)
         try:
@@ -284,7 +286,8 @@ class Gate:
 
     def _refuse(self, knock: _Knock, why: str) -> None:
         self._forget(knock)
-        logger.warning("refused a connection to a graph, from %s: %s", knock.peer, why)
+        self.refused = f"from {knock.peer}: {why}"
+        logger.warning("refused a connection to a graph, %s", self.refused)
         knock.socket.close()
 
     def _forget(self, knock: _Knock) -> None:

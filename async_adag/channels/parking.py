@@ -80,7 +80,7 @@ class Parking:
             poller.rest -= 1
             return arm() or self._park(deadline)
         began = time.monotonic_ns()
-        budget = poller.budget()
+        budget = poller.budget(began)
         if budget and self._poll(ready, began + budget, deadline):
             self.spun += 1
             took = time.monotonic_ns() - began

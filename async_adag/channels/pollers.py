@@ -8,7 +8,6 @@ machine does is seen in the waits themselves, which get longer (`protocol/pollin
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -19,7 +18,7 @@ from async_adag.protocol.ring import LINE
 
 _UNTIL, _CPUS, _HERE = 0, 1, 2
 _WORDS = LINE  # for each process, so that each has a cache line of its own
-_HOLD_NS = 5_000_000  # who has polled keeps its core that long: its next waits are to find it free
+_HOLD_NS = 5_000_000  # who has polled keeps its core that long: its next waits are to find it free, and renew that
 _LOOK_NS = 10_000_000  # between looks at which CPUs a thread may use
 
 
@@ -33,8 +32,8 @@ class Poller(Protocol):
 
     rest: int
 
-    def budget(self) -> int:
-        """Nanoseconds for which the next wait is to poll; 0: not at all."""
+    def budget(self, now: int) -> int:
+        """Nanoseconds for which the wait that begins now (`time.monotonic_ns`) is to poll; 0: not at all."""
 
     def waited(self, took: int, polled: int, hit: bool) -> None:
         """A wait is over: nanoseconds that it took, and polled; whether its news came while it polled."""
@@ -47,7 +46,7 @@ class FixedPoller:
         self._budget = nanoseconds
         self.rest = 0
 
-    def budget(self) -> int:
+    def budget(self, now: int) -> int:  # noqa: ARG002 - always the same
         """See `Poller`."""
         return self._budget
 
@@ -137,18 +136,23 @@ class AdaptivePoller:
         self._policy = PollPolicy()
         self._asked = True  # whether the last wait did what the policy said
         self._granted = 0  # for how long waits may poll
+        self._held_until = 0  # what the board says
+        self._renew_at = 0
         self._apart = False  # whether each process has a core
         self._left = 0  # waits until that is decided anew
         self._look_at = 0
         self.rest = 0
 
-    def budget(self) -> int:
+    def budget(self, now: int) -> int:
         """See `Poller`."""
-        if self._left <= 0:
-            self._decide()
+        if self._left <= 0 or (self._granted and now >= self._held_until):
+            self._decide(now)
         self._left -= 1
-        if self._granted and not self._apart and not self._alone():
-            self._refuse()
+        if self._granted:
+            if not self._apart and not self._alone():
+                self._refuse()
+            elif now >= self._renew_at:
+                self._hold(now)
         return self._granted
 
     def waited(self, took: int, polled: int, hit: bool) -> None:
@@ -164,9 +168,14 @@ class AdaptivePoller:
         self._left = 0
         self.rest = EPOCH
 
-    def _decide(self) -> None:
+    def _hold(self, now: int) -> None:
+        self._held_until = now + _HOLD_NS
+        self._renew_at = now + _HOLD_NS // 2
+        self._board.poll_until(self._held_until)
+
+    def _decide(self, now: int) -> None:
         self._left = EPOCH
-        board, now = self._board, time.monotonic_ns()
+        board = self._board
         if now >= self._look_at:
             self._look_at = now + _LOOK_NS
             board.come()
@@ -179,7 +188,10 @@ class AdaptivePoller:
         self._asked = True
         if budget < self._policy.budget:
             self._refuse()
-        board.poll_until(now + _HOLD_NS if budget else 0)
+        if budget:
+            self._hold(now)
+        else:
+            board.poll_until(0)
         board.settle(self._may_move and self._apart and (budget > 0 or not self._alone()))
 
 

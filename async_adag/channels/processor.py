@@ -1,12 +1,17 @@
-"""What a processor offers and Python does not: a memory fence, and the number of the CPU that runs this thread."""
+"""What a processor offers and Python does not: a memory fence, and the number of the CPU that runs this thread.
+
+And what the system tells of processors: which of them are one core's.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -49,3 +54,32 @@ def _find_cpu() -> Callable[[], int]:
 
 current_cpu = _find_cpu()
 """The number of the CPU that runs this thread, as far as that lasts."""
+
+
+def core_of(cpu: int) -> str:
+    """The core that a CPU belongs to, in the system's words; each its own where that is not told."""
+    with suppress(OSError):
+        return Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text().strip()
+    return str(cpu)
+
+
+@contextmanager
+def kept_on(choose: Callable[[set[int]], int] | None) -> Iterator[None]:
+    """Keep the calling thread, and no other, on one of the CPUs that it may use; as before afterwards.
+
+    Where the system refuses, the thread stays as free as it was: this is only for speed.
+
+    Args:
+        choose: of the CPUs that it may use; None leaves it alone.
+    """
+    if choose is None:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    with suppress(OSError):
+        os.sched_setaffinity(0, {choose(before)})
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # those CPUs have been taken away
+            os.sched_setaffinity(0, before)

@@ -57,10 +57,10 @@ class Attention:
             self._began = 0
         else:
             alone = may_poll and engine.is_alone()
-            budget = self._budget = poller.budget() if alone else 0
-            self._began = monotonic_ns() if alone else 0
+            now = self._began = monotonic_ns() if alone else 0
+            budget = self._budget = poller.budget(now) if alone else 0
             if budget:
-                self._until = self._began + budget
+                self._until = now + budget
                 self._polls += 1
                 self._poll = self._polls
                 loop.call_soon(self._go_on, loop, self._poll)

@@ -48,6 +48,7 @@ class CompileOptions(TypedDict, total=False):
     overlap: bool
     heartbeat_timeout: float
     tcp_ports: tuple[int, int] | None
+    placement: Literal["together", "apart"] | None
 
 
 def compile(dag: DAGNode, /, **options: Unpack[CompileOptions]) -> CompiledGraph:
@@ -58,7 +59,7 @@ def compile(dag: DAGNode, /, **options: Unpack[CompileOptions]) -> CompiledGraph
             ``MultiOutputNode``.
         options: see `Options`: ``max_inflight``, ``buffer_size`` (bytes), ``submit_timeout``, ``get_timeout``,
             ``compile_timeout`` (seconds), ``busy_poll``, ``device``, ``overlap``,
-            ``heartbeat_timeout`` (seconds), ``tcp_ports``.
+            ``heartbeat_timeout`` (seconds), ``tcp_ports``, ``placement``.
 
     Raises:
         TypeError: an option that does not exist.

@@ -28,10 +28,11 @@ from async_adag.channels.limits import explain
 from async_adag.channels.memory import create_file
 from async_adag.channels.network import Network
 from async_adag.channels.pollers import Board, create_board
+from async_adag.channels.processor import core_of
 from async_adag.channels.ring import RingSpec
 from async_adag.channels.stream import Stream
 from async_adag.driver.abroad import Abroad
-from async_adag.driver.deployment import Deployment
+from async_adag.driver.deployment import Deployment, seats
 from async_adag.driver.meeting import Meeting
 from async_adag.driver.supervision import Supervision
 from async_adag.errors import GraphError
@@ -39,6 +40,7 @@ from async_adag.gpu.interface import DeviceError
 from async_adag.graph.plan import DRIVER, ActorPlan, Plan, gpu_moves
 from async_adag.observe.picture import GPU_EDGES
 from async_adag.options import Options
+from async_adag.protocol.placement import cores_first
 
 
 def deploy(
@@ -121,6 +123,7 @@ class _Deploying:
         for actor in plan.actors:
             self._pages.append(create_file("async-adag-control", control_size(actor)))
         self._controls = [Control(fd, actor) for fd, actor in zip(self._pages, plan.actors, strict=True)]
+        self._seats = self._take_seats(undo)
         self._board = create_board(self._processes())
         self._pages.append(self._board)
         undo.callback(self._end_all)
@@ -153,10 +156,12 @@ class _Deploying:
         return own[1], number
 
     def invite(self) -> None:
-        """Call `install` on every actor, all at once."""
+        """Have `install` called on every actor."""
         for actor in self._plan.actors:
             if actor.actor != self._own:
-                self.meeting.invite(actor, dumps(self._share(actor)))
+                share = self._share(actor)
+                waits = share.reach is not None or bool(actor.communicators) or bool(share.links)
+                self.meeting.invite(actor, dumps(share), waits)
 
     def _share(self, actor: ActorPlan) -> Share:
         return Share(
@@ -171,7 +176,18 @@ class _Deploying:
             self._options.overlap,
             self._abroad.reach(actor.actor) if self._abroad and self._abroad.has_reach(actor.actor) else None,
             self._abroad.lodging(actor.actor, self._specs) if self._abroad else None,
+            self._seats[actor.actor] if self._seats else None,
         )
+
+    def _take_seats(self, undo: contextlib.ExitStack) -> list[int]:
+        """The CPUs of the loops, by actor; empty where the system is to place them."""
+        policy = self._options.placement
+        if policy is None:
+            return []
+        # Those of this process: an actor that may not use them takes others of its own in their place.
+        given = seats.take(policy, len(self._plan.actors), cores_first(os.sched_getaffinity(0), core_of))
+        undo.callback(seats.give_back, given)
+        return given
 
     def _processes(self) -> int:
         return 1 + len(self._plan.actors)
@@ -216,6 +232,7 @@ class _Deploying:
             undo.callback(close_all, own_fds)
             gauges: dict[int, Gauge] = {n: RingGauge(self._specs[n], fd) for n, fd in self._files.rings.items()}
             gauges |= {number: DirectGauge(direct) for number, direct in self._directs.items()}
+            gauges |= {} if self._abroad is None else self._abroad.gauges
             network = self._network(DRIVER, supervision)
             streams = {} if self._abroad is None else self._abroad.take_streams(wiring)
             fds = self._files.take(wiring)
@@ -249,6 +266,7 @@ class _Deploying:
             gpu_results,
             self._abroad,
             board,
+            self._seats,
         )
 
     def _movers(self) -> dict[int, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from async_adag.actor.control import Control
@@ -16,6 +16,10 @@ from async_adag.driver.abroad import Abroad
 from async_adag.driver.supervision import Supervision
 from async_adag.graph.plan import Plan
 from async_adag.observe.picture import HAND_OVER, Transport, ring_transport, tcp_transport
+from async_adag.protocol.placement import Seats
+
+seats = Seats()
+"""Of all graphs of this process."""
 
 
 @dataclass(slots=True)
@@ -36,6 +40,7 @@ class Deployment:
         abroad: what joins it with other hosts, if there are any.
         board: who of its processes polls; None where the driver is not to learn when, as one of its own threads
             runs nodes, or as there are other hosts.
+        seats: the CPUs that its loops were given, by actor; empty where the system places them.
     """
 
     plan: Plan
@@ -50,6 +55,7 @@ class Deployment:
     gpu_results: Any = None
     abroad: Abroad | None = None
     board: Board | None = None
+    seats: list[int] = field(default_factory=list)
 
     def transport(self, channel: int) -> Transport:
         """What moves a channel's frames."""
@@ -67,9 +73,13 @@ class Deployment:
                 bell.ring()
 
     def refresh(self) -> None:
-        """Have the control pages say what loops do now, those on other hosts too. Waits for a moment."""
+        """Have pages and gauges say what is so now, those of other hosts too. Waits for a moment."""
         if self.abroad is not None:
             self.abroad.refresh()
+
+    def is_away(self, actor: int) -> bool:
+        """Whether an actor lives on another host than the driver."""
+        return self.abroad is not None and self.abroad.is_away(actor)
 
     def computing(self) -> list[str]:
         """What is computing now, or has a communicator at work, in words."""
@@ -93,6 +103,7 @@ class Deployment:
         self._let_go()
 
     def _let_go(self) -> None:
+        seats.give_back(self.seats)
         self.gauges.clear()
         for bell in self.bells:
             bell.close()

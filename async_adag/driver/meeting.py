@@ -1,4 +1,10 @@
-"""The meeting: every actor of a graph is invited, comes in, is handed its descriptors, and says it is ready."""
+"""The meeting: every actor of a graph is invited, comes in, is handed its descriptors, and says it is ready.
+
+An actor that waits for others before it is ready, as those with edges to other hosts do, is busy meanwhile: an
+invitation to another graph waits behind it. So that no two graphs wait for one another's actors, whichever drivers
+compile them, such actors are invited one after another, in the order of their ids, each when the one before has
+come in: whoever waits for an actor holds none that comes behind it.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +56,7 @@ class _Guest:
 
     number: int
     share: bytes
-    ref: Any
+    ref: Any = None  # of the call; None as long as it is not its turn
     connection: socket.socket | None = None
     pidfd: int = -1
     introduced: bool = False  # others were told of it
@@ -90,18 +96,39 @@ class Meeting:
         self._cancelled: Callable[[], bool] = lambda: False
         self._guests: dict[int, _Guest] = {}
         self._known: dict[int, _Guest] = {}
+        self._in_turn: list[_Guest] = []  # to be called one after another: the first was, or is next
         self._epoll = select.epoll()
         try:
             self._reception = Reception(self._epoll)
+            if abroad is not None:
+                self._epoll.register(abroad.gate.fileno(), select.EPOLLIN)
         except BaseException:
             self._epoll.close()
             raise
 
-    def invite(self, actor: ActorPlan, share: bytes) -> None:
-        """Call `install` in an actor, with its pickled `Share`."""
-        guest = _Guest(actor.actor, share, None)
-        guest.ref = self._call(guest)
-        self._guests[actor.actor] = guest
+    def invite(self, actor: ActorPlan, share: bytes, waits: bool) -> None:
+        """Call `install` in an actor, with its pickled `Share`; all are invited before `wait` is called.
+
+        Args:
+            actor: the actor's plan.
+            share: its share, pickled.
+            waits: whether `install` waits for other actors: then it is called when it is this one's turn.
+        """
+        guest = self._guests[actor.actor] = _Guest(actor.actor, share)
+        if waits:
+            self._in_turn.append(guest)
+        else:
+            guest.ref = self._call(guest)
+
+    def _call_next(self) -> None:
+        """Call those whose turn it is."""
+        while self._in_turn:
+            first = self._in_turn[0]
+            if first.ref is None:
+                first.ref = self._call(first)
+            if first.connection is None:
+                return
+            del self._in_turn[0]
 
     def _call(self, guest: _Guest) -> Any:
         address, timeout = self._reception.address, self._options.compile_timeout
@@ -117,16 +144,16 @@ class Meeting:
             OSError: a limit of this process is reached.
         """
         self._cancelled = cancelled
+        self._in_turn.sort(key=lambda guest: self._plan.graph.actors[guest.number].id)
+        looked = time.monotonic()
         while not self._is_complete():
+            self._call_next()
             if cancelled():
                 raise Cancelled
             left = self._deadline - time.monotonic()
             if left <= 0:
                 raise self._too_late()
             events = self._epoll.poll(min(left, LOOK_AGAIN))
-            if not events:
-                # A loop that is ready says so on its connection; only failures are learned from Ray.
-                self._check_failures()
             for fd, _ in events:
                 if fd in self._known:
                     self._hear(self._known[fd])
@@ -136,6 +163,10 @@ class Meeting:
                         self._admit(*arrived)
             if self._abroad is not None:
                 self._look_abroad(self._abroad)
+            if time.monotonic() - looked >= LOOK_AGAIN:
+                # A loop that is ready says so on its connection; only failures are learned from Ray.
+                self._check_failures()
+                looked = time.monotonic()
 
     def _is_complete(self) -> bool:
         ready = all(guest.ready for guest in self._guests.values())
@@ -225,7 +256,8 @@ class Meeting:
             os.close(pidfd)
 
     def _check_failures(self, guest: _Guest | None = None, text: str = "") -> None:
-        guests = [guest] if guest is not None else [g for g in self._guests.values() if not g.ready]
+        called = [g for g in self._guests.values() if g.ref is not None and not g.ready]
+        guests = [guest] if guest is not None else called
         for one in guests:
             if not self._has_answer(one, 0.0 if guest is None else self._deadline):
                 continue
@@ -280,8 +312,7 @@ class Meeting:
     def _too_late(self) -> GraphError:
         late = [
             f"{self._plan.actors[guest.number].name} (for {self._plan.actors[guest.number].tasks[0].label})"
-            for guest in self._guests.values()
-            if not guest.ready
+            for guest in self._late()
         ]
         return GraphError(
             f"no answer within compile_timeout={self._options.compile_timeout:g} s from {', '.join(late)}: busy "
@@ -289,9 +320,16 @@ class Meeting:
             f"is free; no graph was left behind{self._unreachable()}"
         )
 
+    def _late(self) -> list[_Guest]:
+        """Those who keep the others waiting."""
+        if self._in_turn:
+            absent = [guest for guest in self._guests.values() if guest.ref is not None and not guest.connection]
+            return absent or self._in_turn[:1]
+        return [guest for guest in self._guests.values() if not guest.ready]
+
     def _unreachable(self) -> str:
         """What may keep those that are late, where there are other hosts."""
-        late = [guest for guest in self._guests.values() if not guest.ready]
+        late = self._late()
         if self._abroad is None or not late:
             return ""
         return self._abroad.unreachable(late[0].number, late[0].connection is not None)

@@ -38,7 +38,7 @@ def attendant():
 
 
 def as_the_driver_has_it(stream, attendant, page):
-    return RemoteActor(stream, attendant, HEARTBEAT, page, Doorbell.create())
+    return RemoteActor(stream, attendant, HEARTBEAT, page, Doorbell.create(), {})
 
 
 def as_the_actor_has_it(stream, attendant, _):

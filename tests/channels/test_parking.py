@@ -129,7 +129,7 @@ class Told:
         self.rest = rest
         self.told = []
 
-    def budget(self):
+    def budget(self, now):
         return self._budget
 
     def waited(self, took, polled, hit):

@@ -21,6 +21,8 @@ from async_adag.channels.pollers import (
 from async_adag.protocol.polling import EPOCH
 
 FAR = 2**62  # nanoseconds
+NOW = 10**12
+MS = 1_000_000
 LINUX_CPUS = 64
 
 
@@ -60,7 +62,7 @@ def taught(board, is_alone=alone, may_move=False):
     """A poller that has learned to poll."""
     poller = AdaptivePoller(board, is_alone, may_move)
     for _ in range(EPOCH):
-        assert poller.budget() == 0
+        assert poller.budget(NOW) == 0
         poller.waited(40_000, 0, False)
     return poller
 
@@ -68,16 +70,16 @@ def taught(board, is_alone=alone, may_move=False):
 def polled(poller):
     """An epoch of waits, each of which polled and had its news soon."""
     for _ in range(EPOCH):
-        assert poller.budget() > 0
+        assert poller.budget(NOW) > 0
         poller.waited(5_000, 5_000, True)
 
 
 def ask(poller):
     """What it says when it next decides."""
     for _ in range(EPOCH):
-        poller.budget()
+        poller.budget(NOW)
     poller.rest = 0
-    return poller.budget()
+    return poller.budget(NOW)
 
 
 def test_a_board_tells_how_many_of_the_others_poll_now(boards):
@@ -119,47 +121,78 @@ def test_a_board_is_whole_pages():
 def test_a_poller_that_has_learned_polls_where_each_process_has_a_core(boards):
     first, second = boards({0, 1}, {0, 1})
     second.poll_until(FAR)
-    assert taught(first, lambda: False).budget() > 0
+    assert taught(first, lambda: False).budget(NOW) > 0
 
 
 def test_none_polls_where_all_share_a_core(boards):
     first, _ = boards({0}, {0})
-    assert taught(first).budget() == 0
+    assert taught(first).budget(NOW) == 0
 
 
 def test_of_four_processes_on_two_cores_one_polls_and_it_keeps_its_core(boards):
     first, second, *_ = boards(*[{0, 1}] * 4)
     one, other = taught(first), taught(second)
-    assert one.budget() > 0
-    assert other.budget() == 0
+    assert one.budget(NOW) > 0
+    assert other.budget(NOW) == 0
     polled(one)
-    assert other.budget() == 0
+    assert other.budget(NOW) == 0
     first.poll_until(0)  # as if it had waited no more for a while
     assert ask(other) > 0
     assert ask(one) == 0
 
 
+def test_a_poller_keeps_its_core_however_long_its_epoch_takes(boards):
+    """A wait each millisecond: an epoch takes 32 times as long as the core is held at a time."""
+    first, second, *_ = boards(*[{0, 1}] * 4)
+    one, other = taught(first), taught(second)
+    for millisecond in range(EPOCH - 1):
+        now = NOW + millisecond * MS
+        assert one.budget(now) > 0
+        assert other.budget(now) == 0
+        other.rest = 0
+        one.waited(5_000, 5_000, True)
+
+
+def test_a_poller_whose_hold_has_run_out_asks_again(boards):
+    first, second, *_ = boards(*[{0, 1}] * 4)
+    one, other = taught(first), taught(second)
+    assert one.budget(NOW) > 0
+    later = NOW + pollers._HOLD_NS
+    assert other.budget(later) > 0  # the first has not waited for long
+    assert (one.budget(later + MS), one.rest) == (0, EPOCH)  # in the midst of its epoch
+    assert second.polling(later + MS) == 0
+
+
+def test_what_is_held_is_not_written_down_for_each_wait(boards, monkeypatch):
+    first, _ = boards({0, 1}, {0, 1})
+    poller, said = taught(first), []
+    monkeypatch.setattr(first, "poll_until", said.append)
+    for microsecond in range(EPOCH - 1):
+        poller.budget(NOW + 1000 * microsecond)
+    assert said == [NOW + pollers._HOLD_NS]
+
+
 def test_nobody_polls_while_many_executions_keep_more_processes_than_cores_at_work(boards):
     first, *_ = boards(*[{0, 1}] * 3)
-    assert taught(first, lambda: False).budget() == 0
+    assert taught(first, lambda: False).budget(NOW) == 0
 
 
 def test_a_poller_that_is_refused_rests(boards):
     first, second, *_ = boards(*[{0, 1}] * 4)
     second.poll_until(FAR)
     poller = taught(first)
-    assert (poller.budget(), poller.rest) == (0, EPOCH)
+    assert (poller.budget(NOW), poller.rest) == (0, EPOCH)
     second.poll_until(0)
-    assert poller.budget() > 0
+    assert poller.budget(NOW) > 0
 
 
 def test_a_poller_rests_as_soon_as_executions_overlap(boards):
     first, *_ = boards(*[{0, 1}] * 4)
     overlapping = False
     poller = taught(first, lambda: not overlapping)
-    assert poller.budget() > 0
+    assert poller.budget(NOW) > 0
     overlapping = True
-    assert (poller.budget(), poller.rest) == (0, EPOCH)
+    assert (poller.budget(NOW), poller.rest) == (0, EPOCH)
 
 
 def test_a_wait_that_was_not_allowed_to_poll_teaches_nothing(boards):
@@ -168,7 +201,7 @@ def test_a_wait_that_was_not_allowed_to_poll_teaches_nothing(boards):
     second.poll_until(FAR)
     ask(poller)
     for _ in range(10 * EPOCH):
-        assert poller.budget() == 0
+        assert poller.budget(NOW) == 0
         poller.waited(10**9, 0, False)
     second.poll_until(0)
     assert ask(poller) > 0
@@ -179,10 +212,10 @@ def test_where_a_trial_has_failed_waits_are_left_alone_for_a_while(boards):
     poller = taught(first)
     assert poller.rest == 0
     for _ in range(EPOCH):
-        assert poller.budget() > 0
+        assert poller.budget(NOW) > 0
         poller.waited(150_000, 100_000, False)
     assert poller.rest == EPOCH
-    assert poller.budget() == 0
+    assert poller.budget(NOW) == 0
 
 
 def test_cpus_that_are_taken_away_are_missed(boards, monkeypatch):
@@ -190,7 +223,7 @@ def test_cpus_that_are_taken_away_are_missed(boards, monkeypatch):
     monkeypatch.setattr(pollers, "_LOOK_NS", 0)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     poller = taught(first)
-    assert poller.budget() > 0
+    assert poller.budget(NOW) > 0
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
     assert ask(poller) == 0
     assert second.cores() == 1
@@ -200,7 +233,7 @@ def test_the_options_choose_the_poller(boards):
     board, _ = boards({0}, {0})
     fixed = make_poller(7, board, alone)
     assert isinstance(fixed, FixedPoller)
-    assert fixed.budget() == 7
+    assert fixed.budget(NOW) == 7
     assert make_poller(0, board, alone) is None
     assert isinstance(make_poller(None, board, alone), AdaptivePoller)
     assert make_poller(None, None, alone) is None
@@ -219,9 +252,9 @@ def test_a_thread_of_ours_that_polls_goes_where_no_other_is(boards, monkeypatch)
     monkeypatch.setattr(os, "sched_setaffinity", set_affinity)
     monkeypatch.setattr(pollers, "current_cpu", lambda: where[0])
     second.settle(may_move=False)
-    assert taught(first).budget() > 0  # a thread of the user's stays
+    assert taught(first).budget(NOW) > 0  # a thread of the user's stays
     assert asked == []
-    assert taught(first, may_move=True).budget() > 0
+    assert taught(first, may_move=True).budget(NOW) > 0
     assert (asked, where) == ([{1}, {0, 1}], [1])
-    assert taught(first, may_move=True).budget() > 0  # there is none here
+    assert taught(first, may_move=True).budget(NOW) > 0  # there is none here
     assert len(asked) == 2

@@ -124,6 +124,7 @@ BAD_OPTIONS = {
     "busy_poll": [-1, None, "always", float("nan"), True],
     "device": ["gpu", None, 1],
     "overlap": [None, 1, "yes"],
+    "placement": ["", "spread", True, 0, ["apart"]],
 }
 
 
@@ -161,6 +162,7 @@ def test_every_option_at_once(worker):
         busy_poll=0.001,
         device="cpu",
         overlap=False,
+        placement="apart",
     ) as compiled:
         assert [compiled.execute(n).get() for n in range(10)] == list(range(10))
     with async_adag.compile(dag, busy_poll="auto", device="auto", max_inflight=1) as compiled:

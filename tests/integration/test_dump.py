@@ -36,7 +36,6 @@ def until(compiled, *texts):
             return text
 
 
-@pytest.mark.one_host(reason="the driver sees the rings of its own host only")
 async def test_executions_behind_a_method_that_hangs(chain, gate):
     async with async_adag.compile(chain, max_inflight=4) as compiled:
         futures = [await compiled.execute_async(gate.path)]

@@ -234,7 +234,6 @@ def test_a_span_of_several_refs_ends_with_the_last_of_them(spans, workers, gate)
     assert [described(span) for span in spans.ended()] == [("both", "UNSET", ["admitted"])]
 
 
-@pytest.mark.one_host(reason="actors on other hosts are not recorded")
 async def test_what_was_traced_as_spans(spans, pair):
     async with async_adag.compile(pair) as compiled:
         with compiled.trace() as trace:

@@ -11,9 +11,10 @@ from benchmarks import record
 from benchmarks.compare import compare
 from benchmarks.everything import Extent, actors_of, all_workloads
 from benchmarks.histogram import PER_DECADE, Histogram, edge
+from benchmarks.memory import Memory, Peaks
 from benchmarks.rows import Row, of_times
 from benchmarks.suite import Results, run
-from benchmarks.table import table
+from benchmarks.table import failures, table
 
 ROUND_TRIP = Row("Round trip", "1 actor, p50", "s")
 RATE = Row("Throughput", "1 actor", "/s")
@@ -166,8 +167,22 @@ class Measured:
 
 
 class Here:
+    """Where nothing is measured; what was done is noted."""
+
+    def __init__(self):
+        self.tidied = []
+
+    def site(self):
+        return self
+
     def briefly(self, part):
         return self
+
+    def watch(self):
+        return lambda: Memory(driver=1, actors=2, left=3)
+
+    def tidy(self, failed):
+        self.tidied.append(failed)
 
 
 class Named:
@@ -176,12 +191,76 @@ class Named:
 
 
 def test_backends_and_rival_take_turns_and_a_failure_spoils_nothing():
-    results, workload = Results([PIPE]), Measured()
-    run(results, [workload], [Named("ray"), Named("async_adag")], None, Here(), 3, lambda _: None)
+    results, workload, here = Results([PIPE]), Measured(), Here()
+    run(results, [workload], [Named("ray"), Named("async_adag")], None, here, 3, lambda _: None)
     expected = [["ray", "async_adag", "pipe"], ["async_adag", "pipe", "ray"], ["pipe", "ray", "async_adag"]]
     assert workload.turns == [turn for round_ in expected for turn in round_]
     assert len(results.figures[PIPE, "async_adag"]) == 3
-    assert results.failures == {"pipe: measured: OSError: no pipe": 3}
+    assert results.failures == {(PIPE, "pipe", "OSError: no pipe"): 3}
+    assert here.tidied == [turn == "pipe" for turn in workload.turns]  # whoever fails may have left dead actors
+    assert results.memory["measured", "ray"] == Memory(driver=1, actors=2, left=3)
+
+
+def test_a_failed_row_is_told_beside_the_others():
+    results = results_of(PIPE, async_adag=[1.0])
+    results.rows.append(RATE)
+    results.fail(Measured(), "pipe", "OSError: no pipe")
+    assert lines_of(table(results), "integer") == ["integer", "failed", "1.00", "s", "-", "-", "-"]
+    assert failures(results) == [
+        "failed 1 times, pipe: Round trip, against a pipe: integer: OSError: no pipe",
+    ]
+    made = record.as_record(results, record.Circumstances(MACHINE, {}))
+    assert [row["failures"] for row in made["rows"]] == [
+        [{"who": "pipe", "reason": "OSError: no pipe", "times": 1}],
+        [],
+    ]
+
+
+class Killer:
+    """A workload in which the whole run ends."""
+
+    name = "killer"
+    rows = (RATE,)
+
+    def measure(self, backend, site):
+        raise KeyboardInterrupt
+
+
+def test_a_run_that_is_killed_leaves_the_rows_before_and_says_where_it_was(tmp_path):
+    results = Results([PIPE, RATE])
+    run_of_it = record.Circumstances(MACHINE, {})
+
+    def keep():
+        record.save(record.as_record(results, run_of_it), tmp_path)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(results, [Measured(), Killer()], [Named("async_adag")], None, Here(), 2, lambda _: None, keep)
+    (path,) = tmp_path.iterdir()
+    left = record.load(path)
+    assert left["under_way"] == "round 1 of 2: killer: async_adag"
+    assert [row["rounds"] for row in left["rows"]] == [{"async_adag": [1.0]}, {}]
+    assert "A: the run of" in compare([left], [left])
+
+    results.rows.clear()
+    run(results, [Measured()], [Named("async_adag")], None, Here(), 1, lambda _: None, keep)
+    assert record.load(path)["under_way"] == ""
+
+
+def test_memory_is_watched_in_every_process():
+    with subprocess.Popen(["sleep", "60"]) as child:
+        try:
+            peaks = Peaks([child.pid, 2**22 + 1])  # the last is nobody
+            size = 64 << 20
+            held = bytearray(size)
+            del held
+            seen = peaks.read()
+        finally:
+            child.kill()
+    assert seen.driver > size
+    assert 0 < seen.actors < size
+    again = Peaks([]).read()
+    assert again.driver < seen.driver
+    assert (again | seen).driver == seen.driver
 
 
 @pytest.mark.parametrize("thorough", [False, True])

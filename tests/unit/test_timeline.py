@@ -72,7 +72,9 @@ def test_an_execution_goes_from_the_driver_through_the_actors_and_back():
 
 def test_names_and_order_of_processes_and_lanes():
     events = checked(timeline_of(execution(0, 1000)))
-    assert list(names_of(events, "process_name").values()) == ["driver", "Actor0(000000)", "Actor1(000000)"]
+    assert list(names_of(events, "process_name").values()) == [
+        *("1 driver", "2 Actor0(000000)", "3 Actor1(000000)")
+    ]
     assert list(names_of(events, "thread_name").values()) == [
         *("in flight", "read", "write"),
         *("read", "compute", "write"),
@@ -168,3 +170,11 @@ def test_executions_and_their_nodes():
         (1, 500_000, 500_000 + 150 * US, True),
     ]
     assert [(node, record.began) for node, record in one[0].nodes] == [(0, 1000 + 40 * US), (1, 1000 + 100 * US)]
+
+
+def test_processes_are_in_order_by_their_names_too():
+    twelve = plan_graph(build_graph(*((n, [FromNode(n - 1) if n else FromInput(None)]) for n in range(12))))
+    nothing = {process: [] for process in (DRIVER, *range(12))}
+    names = list(names_of(checked(timeline_of(nothing, plan=twelve)), "process_name").values())
+    assert names[:2] == ["01 driver", "02 Actor0(000000)"]
+    assert names == sorted(names)

@@ -1,0 +1,160 @@
+"""Graphs over the same actors of two hosts, compiled at once: neither waits for the other's actors for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import threading
+
+import pytest
+from ray.dag import InputNode
+
+import async_adag
+from async_adag import GraphError
+from async_adag.driver import meeting
+from tests.gate import wait_at
+from tests.nodes import on
+from tests.scripts import start
+
+
+def chain(*actors):
+    with InputNode() as x:
+        node = x
+        for actor in actors:
+            node = actor.echo.bind(node)
+    return node
+
+
+@pytest.fixture
+def crosswise(monkeypatch):
+    """Two compiles go on from the first actor that they have called to the next only when both have called one."""
+    both = threading.Barrier(2, timeout=20)
+    plain = meeting.call_in_actor
+    seen = set()
+
+    def call_in_actor(*args):
+        made = plain(*args)
+        if threading.get_ident() not in seen:
+            seen.add(threading.get_ident())
+            both.wait()
+        return made
+
+    monkeypatch.setattr(meeting, "call_in_actor", call_in_actor)
+
+
+async def test_two_compiles_at_once_name_the_actors_in_opposite_order(here, there, crosswise):
+    one, other = await asyncio.gather(
+        async_adag.compile_async(chain(here[0], there[0]), compile_timeout=10),
+        async_adag.compile_async(chain(there[0], here[0]), compile_timeout=10),
+    )
+    assert [await one(1), await other(2)] == [1, 2]
+    await one.aclose()
+    await other.aclose()
+
+
+async def test_two_compiles_at_once_over_three_on_each_host(here, there, crosswise):
+    """Among them async actors, and those that get their memory from another of their host."""
+    actors = [*here, *there]
+    one, other = await asyncio.gather(
+        async_adag.compile_async(chain(*actors), compile_timeout=10),
+        async_adag.compile_async(chain(*reversed(actors)), compile_timeout=10),
+    )
+    assert [await one(1), await other(2)] == [1, 2]
+    await one.aclose()
+    await other.aclose()
+
+
+PROGRAM = """
+from async_adag.driver import meeting
+
+gate, *names = sys.argv[2:]
+actors = [ray.get_actor(name) for name in names]
+with InputNode() as x:
+    dag = x
+    for actor in actors:
+        dag = actor.echo.bind(dag)
+plain, called = meeting.call_in_actor, []
+
+def call_in_actor(*args):
+    called.append(plain(*args))
+    if len(called) == 1:
+        open(gate).read()
+    return called[-1]
+
+meeting.call_in_actor = call_in_actor
+with async_adag.compile(dag, compile_timeout=10) as compiled:
+    assert compiled.execute(5).get(timeout=20) == 5
+"""
+
+
+def test_two_drivers_at_once_name_the_actors_in_opposite_order(cluster, second, make_actor, make_gate):
+    names = ["crosswise 0", "crosswise 1"]
+    for number, name in enumerate(names):
+        make_actor(name=name, **on(number))
+    gates = [make_gate(), make_gate()]
+    orders = (names, names[::-1])
+    programs = [
+        start(cluster, PROGRAM, args=[gate.path, *order]) for gate, order in zip(gates, orders, strict=True)
+    ]
+    for gate in gates:
+        gate.entered()  # each has called one actor
+    for gate in gates:
+        gate.open()
+    for program in programs:
+        _, errors = program.communicate(timeout=50)
+        assert program.returncode == 0, errors
+
+
+@pytest.fixture
+def stuck(here, there, gate, monkeypatch):
+    """What starts a compile that comes to hold two actors and waits for a third, at a gate; and those two."""
+    first, second, last = by_id(here[0], here[1], there[0])
+    plain = meeting.call_in_actor
+    called = []
+    waits = threading.Event()
+
+    def call_in_actor(*args):
+        if waits.is_set():
+            return plain(*args)
+        if not called:  # it knows by now where they all live
+            last.call.remote(wait_at, gate.path)
+            gate.entered()
+        called.append(plain(*args))
+        if len(called) == 3:
+            waits.set()
+        return called[-1]
+
+    async def begin(within):
+        compiling = asyncio.ensure_future(
+            async_adag.compile_async(chain(second, last, first), compile_timeout=within)
+        )
+        await asyncio.to_thread(waits.wait)
+        return compiling
+
+    monkeypatch.setattr(meeting, "call_in_actor", call_in_actor)
+    return begin, first, second
+
+
+def by_id(*actors):
+    """In the order in which they are asked."""
+    return sorted(actors, key=lambda actor: actor._actor_id.hex())
+
+
+async def test_a_compile_that_is_cancelled_lets_another_go_on(there, stuck):
+    begin, first, second = stuck
+    compiling = await begin(20)
+    next_one = asyncio.ensure_future(async_adag.compile_async(chain(there[1], second, first)))
+    compiling.cancel()
+    async with await next_one as compiled:
+        assert await compiled(1) == 1
+
+
+async def test_a_compile_whose_time_is_over_lets_another_go_on(there, stuck):
+    begin, first, second = stuck
+    compiling = await begin(1.5)
+    next_one = async_adag.compile_async(chain(there[1], second, first))
+    late, compiled = await asyncio.gather(compiling, next_one, return_exceptions=True)
+    assert isinstance(late, GraphError)
+    assert re.search(r"no answer within compile_timeout=1.5 s from Worker\(\w+\) \(for [^,]*: busy", str(late))
+    assert await compiled(1) == 1
+    await compiled.aclose()
