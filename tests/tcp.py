@@ -160,12 +160,13 @@ def link(
     make_stream: Callable[[socket.socket], Stream] = Stream,
     here: Side | None = None,
     there: Side | None = None,
+    landing_bell: Doorbell | None = None,
 ) -> Link:
     """Open a channel over TCP with so many readers on the other side."""
     near, far = sockets or connected()
     here, there = here or Side(), there or Side()
     spec = RingSpec(slots, readers, keep)
-    bells, landing_bell = [Doorbell.create() for _ in range(readers)], Doorbell.create()
+    bells, landing_bell = [Doorbell.create() for _ in range(readers)], landing_bell or Doorbell.create()
     fd = create_ring(spec)
     ring = RingWriter(spec, os.dup(fd), bells)
     writer = here.network.add_writer(0, make_stream(near), slots)

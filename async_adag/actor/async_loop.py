@@ -133,6 +133,7 @@ class AsyncLoop:
                 self._lanes.stop(0)  # the actor's other calls are on this loop too
             else:
                 self._lanes.start(self._recorder)
+        control.heed(asked)
         for number, inbox in self._inboxes.items():
             inbox.record(number, self._recorder)
         channel, _, targets = self._lead

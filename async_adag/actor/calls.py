@@ -13,6 +13,8 @@ from async_adag.collectives.part import part
 from async_adag.graph.plan import ActorPlan, Pack, Task
 from async_adag.protocol.frame import ChannelError, FrameError
 
+_NO_KWARGS: dict[str, Any] = {}
+
 
 class ChannelFailed(ChannelError):
     """A channel cannot go on: what was found there is no frame, or no place for one."""
@@ -27,6 +29,7 @@ class Call:
     Attributes:
         is_method: whether it calls a method of the actor, rather than being a part of a collective operation.
         took: nanoseconds that it took the last time.
+        only: the register of its one argument, where that is all that it takes; else -1.
     """
 
     __slots__ = (
@@ -36,6 +39,7 @@ class Call:
         "label",
         "method",
         "number",
+        "only",
         "packs",
         "reads",
         "results",
@@ -59,6 +63,7 @@ class Call:
         self.packs = task.packs
         self.args = task.args
         self.kwargs = task.kwargs
+        self.only = task.args[0] if len(task.args) == 1 and not task.kwargs and not task.packs else -1
         self.results = task.results
         self.reads = [(read.channel, readers[read.channel], read.registers) for read in task.reads]
         self.writes = [
@@ -68,6 +73,9 @@ class Call:
 
     def arguments(self, registers: list[Any]) -> tuple[list[Any], dict[str, Any]] | Failure:
         """The arguments, or the first failure among them."""
+        if self.only >= 0:
+            value = registers[self.only]
+            return value if type(value) is Failure else ([value], _NO_KWARGS)
         for pack in self.packs:
             parts = [registers[part] for part in pack.parts]
             try:
@@ -80,7 +88,7 @@ class Call:
             for value in args:
                 if type(value) is Failure:
                     return value
-            return args, {}
+            return args, _NO_KWARGS
         kwargs = {name: registers[register] for name, register in self.kwargs}
         for value in args:
             if type(value) is Failure:

@@ -16,8 +16,8 @@ from async_adag.actor.records import RECORDS_SIZE
 from async_adag.channels.memory import PAGE, Mapping
 from async_adag.graph.plan import ActorPlan
 
-_ASKED, _STATE, _TASK, _SEQ, _SINCE, _PARKED, _SPUN, _BYTES, _ALONE = range(9)
-_TASKS = 9
+_ASKED, _STATE, _TASK, _SEQ, _SINCE, _PARKED, _SPUN, _BYTES, _ALONE, _HEEDED = range(10)
+_TASKS = 10
 _PER_TASK = 2  # calls, nanoseconds
 _FINISH, TRACE = 1, 2  # what may be asked for
 
@@ -101,6 +101,10 @@ class Control:
         """Take over what the driver asks of the loop, from another host; ring the loop's doorbell too."""
         self.words[_ASKED] = word
 
+    def heed(self, asked: int) -> None:
+        """Say that the loop does what it was asked."""
+        self.words[_HEEDED] = asked
+
     def is_alone(self) -> bool:
         """Whether the present execution is the only one under way."""
         return bool(self.words[_ALONE])
@@ -183,6 +187,10 @@ class Control:
         """Ask the loop to record what it does, or no longer to; ring its doorbell too. Under the graph's lock."""
         if not self.should_end():
             self.words[_ASKED] = TRACE if traced else 0
+
+    def is_heeded(self) -> bool:
+        """Whether the loop does what it was asked last; or has ended."""
+        return self.words[_HEEDED] == self.words[_ASKED] or self.words[_STATE] == LoopState.ENDED
 
     def set_alone(self, alone: bool) -> None:
         """Say whether executions come one at a time, so that what counts is how long each takes."""

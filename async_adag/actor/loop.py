@@ -195,7 +195,7 @@ class ThreadLoop:
                 turn.has_begun(place)
             began = control.enter(call.number, seq)
             try:
-                result = call.method(*args, **kwargs)
+                result = call.method(*args, **kwargs) if kwargs else call.method(*args)
             except SystemExit as leaving:
                 if self._origin.left:
                     end_child(call.label, leaving)
@@ -288,5 +288,6 @@ class ThreadLoop:
             if self._lanes is not None:
                 self._lanes.stop()
             self._calls = self._plain
+        control.heed(asked)
         if awaited is not None:
             raise _Again

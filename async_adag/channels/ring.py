@@ -30,6 +30,7 @@ from async_adag.protocol.frame import (
     Kind,
     layout,
     pack_bare,
+    pack_eight,
     pack_header,
     split,
     unpack_bare,
@@ -44,7 +45,7 @@ _LEASES_SLACK = 8  # a lease is uncounted an instant before its block is free
 LEASE_FROM = 32 * 1024  # bytes; copying less is cheaper than a lease
 HOLDS = 256  # frames whose ObjectRefs readers may use at once; those of further frames are pinned
 
-_REFS = int(Kind.REFS)
+_INT, _REFS = int(Kind.INT), int(Kind.REFS)
 _NO_BUFFERS: list[memoryview] = []
 
 
@@ -123,9 +124,12 @@ class RingWriter:
             self._staged_bytes = 0
             if seq % IDLE_USES == 0:
                 self._pool.trim(seq)
-            begin = at + HEADER_SIZE
-            self._memory[begin : begin + size] = body
-            pack_bare(self._memory, at, kind, seq, size)
+            if size == 8:
+                pack_eight(self._memory, at, kind, seq, body)
+            else:
+                begin = at + HEADER_SIZE
+                self._memory[begin : begin + size] = body
+                pack_bare(self._memory, at, kind, seq, size)
             self.bytes += size
             self._staged_bytes = size
             return
@@ -292,8 +296,10 @@ class RingReader:
         try:
             begin = at + HEADER_SIZE
             if bare is not None:
-                kind, size = bare
+                kind, size, number = bare
                 self.bytes += size
+                if kind == _INT:
+                    return number
                 return DECODERS[kind](self._memory[begin : begin + size], _NO_BUFFERS)
             assert header is not None
             if header.place == INLINE:

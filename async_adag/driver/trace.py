@@ -34,6 +34,13 @@ from async_adag.observe.timeline import Log, Timeline, write_timeline
 Target = str | os.PathLike[str] | IO[str]
 
 
+SETTLE = 1.0
+"""How long leaving the block waits for actors whose GPU is still at work on what is recorded, in seconds."""
+
+LOOK = 0.0002
+"""Seconds between looks at whether they are done."""
+
+
 class Trace:
     """A timeline of what a graph does while a ``with`` block, or an ``async with`` block, runs.
 
@@ -129,6 +136,8 @@ class Trace:
 
     def __exit__(self, *_: object) -> None:
         if self._stop():
+            self._settle()
+            self._gather()
             self._write()
 
     async def __aenter__(self) -> Self:
@@ -140,6 +149,10 @@ class Trace:
 
     async def __aexit__(self, *_: object) -> None:
         if self._stop():
+            if self._have_lanes():
+                with anyio.CancelScope(shield=True):  # what has been recorded is gathered all the same
+                    await anyio.to_thread.run_sync(self._settle)
+            self._gather()
             await anyio.to_thread.run_sync(self._write)  # it may be many megabytes
 
     def _begin(self) -> None:
@@ -162,7 +175,8 @@ class Trace:
         try:
             yield
         except BaseException:
-            self._stop()
+            if self._stop():
+                self._gather()
             self._close_file()
             raise
 
@@ -201,7 +215,7 @@ class Trace:
                 bell.ring()  # whoever sleeps wakes, and does it
 
     def _stop(self) -> bool:
-        """Stop recording and gather; False in a forked child, whose parent does it."""
+        """Stop recording; False in a forked child, whose parent does it."""
         engine = self._engine
         if engine.life.is_forked():
             return False
@@ -209,6 +223,24 @@ class Trace:
         with engine.lock:
             self._ask(False)
             engine.record(None)
+        return True
+
+    def _have_lanes(self) -> list[int]:
+        """The actors on this host that record what a GPU does."""
+        actors = self._engine.plan.actors
+        return [number for number in self._records_here() if actors[number].gpu_moves]
+
+    def _settle(self) -> None:
+        """Wait until they have heard that recording is over, for then they wait for their GPUs; not for long."""
+        controls = self._engine.deployment.controls
+        deadline = time.monotonic() + SETTLE
+        for number in self._have_lanes():
+            while not controls[number].is_heeded() and time.monotonic() < deadline:
+                time.sleep(LOOK)
+
+    def _gather(self) -> None:
+        engine = self._engine
+        with engine.lock:
             engine.tracing = None
         # Copied now, and read by whoever wants them: that takes longer than an event loop should stand still.
         assert self._own is not None
@@ -218,7 +250,6 @@ class Trace:
             self._copies[number] = (*copy_records(records_in(records)), self._firsts[number])
             give_back(records)
         self._admitted = engine.ledger.admitted
-        return True
 
     def _write(self) -> None:
         try:

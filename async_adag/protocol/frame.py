@@ -27,6 +27,10 @@ _HEADER = struct.Struct("=IBBHQQQQQQQ")
 _BARE = struct.Struct("=IBBHQQ")  # the same, as far as a bare frame needs it
 HEADER_SIZE = 64
 assert _HEADER.size <= HEADER_SIZE
+# A bare frame as far as its body's first eight bytes, which are all of a number's: as bytes, and as an integer.
+_BARE_BYTES, _BARE_INTEGER = (
+    struct.Struct(f"{_BARE.format}{HEADER_SIZE - _BARE.size}x{body}") for body in ("8s", "q")
+)
 
 BARE = 0  # inline, without buffers: the payload is the body
 INLINE = 1
@@ -106,12 +110,28 @@ def pack_bare(target: memoryview, at: int, kind: int, seq: int, body: int) -> No
     _BARE.pack_into(target, at, MAGIC, kind, BARE, 0, seq, body)
 
 
-def unpack_bare(source: memoryview, at: int, seq: int, inline_capacity: int) -> tuple[int, int] | None:
-    """The kind and the length of a bare frame's body; None when `unpack_header` has to look."""
-    magic, kind, place, _, got, body = _BARE.unpack_from(source, at)
+def pack_eight(target: memoryview, at: int, kind: int, seq: int, body: bytes) -> None:
+    """Write a bare frame, its body of eight bytes included: one step, where most numbers pass."""
+    _BARE_BYTES.pack_into(target, at, MAGIC, kind, BARE, 0, seq, 8, body)
+
+
+def unpack_bare(source: memoryview, at: int, seq: int, inline_capacity: int) -> tuple[int, int, int] | None:
+    """What a bare frame is; None when `unpack_header` has to look.
+
+    Args:
+        source: the memory that holds the slot.
+        at: where the slot begins; eight bytes at least lie behind its header.
+        seq: the execution whose turn it is.
+        inline_capacity: bytes that a slot has behind its header.
+
+    Returns:
+        The kind and the length of its body; and the body's first eight bytes as an integer, which is the value
+        where the kind is `Kind.INT`.
+    """
+    magic, kind, place, _, got, body, number = _BARE_INTEGER.unpack_from(source, at)
     known = magic == MAGIC and place == BARE and got == seq and kind < _BARE_KINDS and body <= inline_capacity
     if known and (body == 8 or (kind != _INT and kind != _FLOAT)):
-        return kind, body
+        return kind, body, number
     return None
 
 

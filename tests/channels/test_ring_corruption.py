@@ -57,7 +57,8 @@ def header_at(ring, slot):
 
 
 def header_of(ring, slot):
-    return memoryview(os.pread(ring.memory, HEADER_SIZE, header_at(ring, slot)))
+    """A slot's header, and the eight bytes behind it."""
+    return memoryview(os.pread(ring.memory, HEADER_SIZE + 8, header_at(ring, slot)))
 
 
 def spoil(ring, slot, header):

@@ -148,6 +148,25 @@ def test_readers_of_other_processes_get_frames_and_give_credits_without_the_loop
     channel.here.wait(channel.writer.may_write)
 
 
+def test_several_landings_of_one_process_wait_by_its_one_doorbell(open_link):
+    """Each is told of what other processes take, also once one of them need not know any more."""
+    one = open_link(readers=2, slots=2)
+    more = [open_link(readers=2, slots=2, there=one.there, landing_bell=one.landing_bell) for _ in range(2)]
+    channels = [one, *more]
+    for channel in channels:
+        channel.send(0)
+        channel.send(1)
+    wait_for(lambda: all(channel.landing.landed == 2 for channel in channels))
+    for channel in channels:
+        for _ in range(2):
+            channel.readers[0].read()
+    for channel in channels:
+        assert not channel.writer.may_write()
+        for _ in range(2):
+            channel.readers[1].read()
+        channel.here.wait(channel.writer.may_write)
+
+
 def wait_for(condition):
     event = threading.Event()
     for _ in range(int(PATIENCE * 1000)):

@@ -84,7 +84,7 @@ async def test_those_that_wait_for_a_place(worker, gate):
         held = await compiled.execute_async(gate.path)
         waiting = asyncio.ensure_future(compiled(1))
         await asyncio.to_thread(gate.entered)
-        assert dumped(compiled).startswith("open; 1 of 1 executions in flight, 1 callers in line for a place\n")
+        assert dumped(compiled).startswith("open; 1 of 1 executions in flight, 1 caller in line for a place\n")
         gate.open("held")
         assert await asyncio.gather(held, waiting) == ["held", 1]
 

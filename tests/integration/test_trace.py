@@ -14,6 +14,8 @@ from ray.dag import InputNode, MultiOutputNode
 import async_adag
 from async_adag import GraphClosed
 from async_adag.actor.records import CAPACITY, count_of, records_in
+from async_adag.driver import trace as trace_module
+from async_adag.driver.trace import Trace
 from tests.timelines import check_events, names_of, spans, ways
 
 CHAIN = {
@@ -262,3 +264,36 @@ def test_what_is_refused(chain, tmp_path):
         compiled.execute(1).get()
     with pytest.raises(GraphClosed), compiled.trace():
         pass
+
+
+@pytest.mark.one_host(reason="those on other hosts are asked for their records, and not waited for")
+@pytest.mark.parametrize("waits", ["in a thread", "here"])
+async def test_leaving_waits_for_actors_that_have_a_gpu_to_wait_for(chain, monkeypatch, waits):
+    monkeypatch.setattr(trace_module, "SETTLE", 30)
+    monkeypatch.setattr(Trace, "_have_lanes", lambda self: [0, 1])
+    async with async_adag.compile(chain) as compiled:
+        controls = compiled._engine.deployment.controls
+        for seq in range(3):
+            if waits == "here":
+                with compiled.trace() as trace:
+                    await compiled(1)
+            else:
+                async with compiled.trace() as trace:
+                    await compiled(1)
+            assert [control.is_heeded() for control in controls] == [True, True]
+            assert numbers(checked(trace), cat="in flight") == [seq]
+
+
+async def test_leaving_does_not_wait_for_a_method_that_hangs(worker, gate, monkeypatch):
+    monkeypatch.setattr(trace_module, "SETTLE", 0.01)
+    monkeypatch.setattr(Trace, "_have_lanes", lambda self: [0])
+    with InputNode() as x:
+        dag = worker.hold_or_echo.bind(x)
+    async with async_adag.compile(dag) as compiled:
+        async with compiled.trace() as trace:
+            held = await compiled.execute_async(gate.path)
+            await asyncio.to_thread(gate.entered)
+        gate.open()
+        await held
+    (flight,) = spans(checked(trace), cat="in flight")
+    assert flight["args"] == {"execution": 0, "unfinished": True}

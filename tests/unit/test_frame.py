@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -21,6 +22,7 @@ from async_adag.protocol.frame import (
     align,
     layout,
     pack_bare,
+    pack_eight,
     pack_header,
     split,
     unpack_bare,
@@ -28,6 +30,7 @@ from async_adag.protocol.frame import (
 )
 
 CAPACITY = 960
+SLOT = HEADER_SIZE + CAPACITY
 BLOCKS = 100
 HOLDS = 10
 U64 = 2**64 - 1
@@ -76,14 +79,28 @@ def test_a_header_stays_within_its_bytes(header):
 )
 def test_a_bare_header_comes_back_as_it_was_packed(kind_and_body, seq):
     kind, body = kind_and_body
-    memory = memoryview(bytearray(HEADER_SIZE))
+    memory = memoryview(bytearray(SLOT))
     pack_bare(memory, 0, kind, seq, body)
-    assert unpack_bare(memory, 0, seq, CAPACITY) == (kind, body)
+    assert unpack_bare(memory, 0, seq, CAPACITY) == (kind, body, 0)
+
+
+@given(st.sampled_from(NUMBERS), SEQS, st.integers(-(1 << 63), (1 << 63) - 1))
+def test_a_bare_frame_of_eight_bytes_is_packed_with_its_body(kind, seq, number):
+    memory = memoryview(bytearray(b"\xff" * 3 * SLOT))
+    body = number.to_bytes(8, sys.byteorder, signed=True)
+    pack_eight(memory, SLOT, kind, seq, body)
+    assert unpack_bare(memory, SLOT, seq, CAPACITY) == (kind, 8, number)
+    apart = memoryview(bytearray(b"\xff" * 3 * SLOT))
+    pack_bare(apart, SLOT, kind, seq, 8)
+    apart[SLOT + HEADER_SIZE : SLOT + HEADER_SIZE + 8] = body
+    bare = struct.calcsize("=IBBHQQ")  # the rest of the header is nobody's
+    for begin, end in ((0, SLOT + bare), (SLOT + HEADER_SIZE, 3 * SLOT)):
+        assert memory[begin:end] == apart[begin:end]
 
 
 @given(headers())
 def test_a_full_header_is_not_taken_for_a_bare_one(header):
-    memory = memoryview(bytearray(HEADER_SIZE))
+    memory = memoryview(bytearray(SLOT))
     pack_header(memory, 0, header)
     assert unpack_bare(memory, 0, header.seq, CAPACITY) is None
 
@@ -123,7 +140,7 @@ GOOD_ARRAY = Header(int(Kind.ARRAY), INLINE, 1, 7, 40, 200, 0, 0, 0)
     ),
 )
 def test_a_header_that_breaks_a_rule_is_refused(good, changes):
-    memory = memoryview(bytearray(HEADER_SIZE))
+    memory = memoryview(bytearray(SLOT))
     pack_header(memory, 0, good)
     assert unpack_header(memory, 0, 7, CAPACITY, BLOCKS, HOLDS) == good
     pack_header(memory, 0, good._replace(**changes))
@@ -132,7 +149,7 @@ def test_a_header_that_breaks_a_rule_is_refused(good, changes):
 
 
 def test_a_bare_frame_that_breaks_a_rule_is_refused():
-    memory = memoryview(bytearray(HEADER_SIZE))
+    memory = memoryview(bytearray(SLOT))
     for kind, seq, body in [
         (len(Kind), 7, 8),
         (int(Kind.INT), 6, 8),
@@ -147,14 +164,14 @@ def test_a_bare_frame_that_breaks_a_rule_is_refused():
 
 
 def test_memory_that_was_never_written_is_no_frame():
-    memory = memoryview(bytearray(HEADER_SIZE))
+    memory = memoryview(bytearray(SLOT))
     assert unpack_bare(memory, 0, 0, CAPACITY) is None
     with pytest.raises(FrameError, match="no frame here"):
         unpack_header(memory, 0, 0, CAPACITY, BLOCKS, HOLDS)
 
 
 def test_the_refusal_says_which_execution_was_next():
-    memory = memoryview(bytearray(HEADER_SIZE))
+    memory = memoryview(bytearray(SLOT))
     pack_header(memory, 0, GOOD_INLINE)
     with pytest.raises(FrameError, match="execution 7 where 8 is next"):
         unpack_header(memory, 0, 8, CAPACITY, BLOCKS, HOLDS)
@@ -167,14 +184,14 @@ def test_the_refusal_says_which_execution_was_next():
     st.binary(min_size=HEADER_SIZE, max_size=HEADER_SIZE),
 )
 def test_whatever_bytes_lie_there_a_header_either_fits_its_memory_or_is_refused(good, changes, noise):
-    memory = bytearray(noise)
+    memory = bytearray(noise) + bytearray(8)
     if good is not None:
         pack_header(memoryview(memory), 0, good)
     for at, value in changes:
         memory[at] = value
     bare = unpack_bare(memoryview(memory), 0, 7, CAPACITY)
     if bare is not None:
-        kind, body = bare
+        kind, body, _ = bare
         assert kind in set(Kind)
         assert body <= CAPACITY
         return
