@@ -13,7 +13,6 @@ from async_adag.collectives.part import part
 from async_adag.graph.plan import ActorPlan, Pack, Task
 from async_adag.protocol.frame import ChannelError, FrameError
 
-
 _NO_KWARGS: dict[str, Any] = {}
 
 
