@@ -32,6 +32,9 @@ class Worker:
     def add(self, value: Any, amount: Any = 1) -> Any:
         return value + amount
 
+    def size(self, value: Any) -> int:
+        return len(value)
+
     def join(self, *parts: Any, **named: Any) -> tuple[Any, ...]:
         return (*parts, named) if named else parts
 

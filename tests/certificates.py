@@ -28,8 +28,8 @@ class Certificate:
         }
 
 
-def make_ca(folder: Path, name: str) -> Certificate:
-    """A CA, and a certificate that it has signed."""
+def make_ca(folder: Path, name: str, hosts: str = "IP:127.0.0.1") -> Certificate:
+    """A CA, and a certificate that it has signed, for ``hosts``, in openssl's words."""
     if shutil.which("openssl") is None:
         pytest.skip("there is no openssl program here to make certificates")
     ca, ca_key, key, request, certificate = (
@@ -38,7 +38,10 @@ def make_ca(folder: Path, name: str) -> Certificate:
     new = ["openssl", "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     _run([*new, "-x509", "-days", "2", "-subj", f"/CN={name} CA", "-keyout", ca_key, "-out", ca])
     _run([*new, "-subj", f"/CN={name}", "-keyout", key, "-out", request])
+    extensions = folder / f"{name}-extensions"
+    extensions.write_text(f"subjectAltName={hosts}\n")
     sign = ["openssl", "x509", "-req", "-days", "2", "-in", request, "-CA", ca, "-CAkey", ca_key]
+    sign += ["-extfile", str(extensions)]
     _run([*sign, "-set_serial", "1", "-out", certificate])
     return Certificate(certificate, key, ca)
 

@@ -20,6 +20,7 @@ from async_adag.channels.ring import RingReader, RingSpec, RingWriter, create_ri
 from async_adag.channels.stream import Stream, prepare
 from async_adag.channels.tcp_writer import TcpWriter
 from async_adag.protocol.handshake import Purpose
+from tests.sides import Sides
 
 PATIENCE = 20.0  # seconds; only a failing test waits
 HEARTBEAT = 1000.0  # seconds: none in a test, unless it says so
@@ -63,7 +64,7 @@ class Side:
 
 
 @dataclass
-class Link:
+class Link(Sides):
     """A channel over TCP, as bare as it is.
 
     Attributes:
@@ -83,18 +84,6 @@ class Link:
     near: socket.socket = field(repr=False)
     far: socket.socket = field(repr=False)
     on_change: Callable[[], None] = lambda: None
-
-    @property
-    def reader(self) -> RingReader:
-        """The only reader."""
-        (reader,) = self.readers
-        return reader
-
-    def send(self, value: Any) -> None:
-        """Write one frame; where it goes from there is up to the test."""
-        assert self.writer.may_write()
-        self.writer.stage(self.writer.encode(value))
-        self.writer.publish()
 
     def pass_on(self, value: Any) -> Any:
         """Send a value; what the only reader gets."""
@@ -138,6 +127,20 @@ class Link:
             assert time.monotonic() < deadline, "frames or credits have not come"
         self.on_change()
 
+    def leave_in_child(self) -> None:
+        """Fork a child, which leaves all of it to this process, and ends."""
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                for side in (self.here, self.there):
+                    side.network.leave_to_parent()
+                    side.attendant.leave_to_parent()
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitpid(child, 0)[1] == 0
+
     def close(self) -> None:
         self.writer.close()
         for reader in self.readers:
@@ -146,9 +149,7 @@ class Link:
             side.close()
         for bell in (self.landing_bell, *self.bells):
             bell.close()
-        memory, self.memory = self.memory, -1
-        if memory >= 0:
-            os.close(memory)
+        self.close_memory()
 
 
 def link(
@@ -159,12 +160,13 @@ def link(
     make_stream: Callable[[socket.socket], Stream] = Stream,
     here: Side | None = None,
     there: Side | None = None,
+    landing_bell: Doorbell | None = None,
 ) -> Link:
     """Open a channel over TCP with so many readers on the other side."""
     near, far = sockets or connected()
     here, there = here or Side(), there or Side()
     spec = RingSpec(slots, readers, keep)
-    bells, landing_bell = [Doorbell.create() for _ in range(readers)], Doorbell.create()
+    bells, landing_bell = [Doorbell.create() for _ in range(readers)], landing_bell or Doorbell.create()
     fd = create_ring(spec)
     ring = RingWriter(spec, os.dup(fd), bells)
     writer = here.network.add_writer(0, make_stream(near), slots)

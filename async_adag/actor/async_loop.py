@@ -51,6 +51,7 @@ class AsyncLoop:
     ) -> None:
         # Readers' alone, which wait for nobody.
         self._waits_at_end = bool(movers.receivers or movers.placers)
+        self._lanes = movers.lanes
         move_tensors(movers, ends, lambda _: contextlib.nullcontext())
         self._loop = loop
         self._calls = calls_of(plan, instance, ends.readers, ends.writers)
@@ -127,6 +128,12 @@ class AsyncLoop:
         if asked & TRACE and self._records is None:
             self._records = Recorder(records_in(control.records))
         self._recorder = self._records if asked & TRACE else None
+        if self._lanes is not None:
+            if self._recorder is None:
+                self._lanes.stop(0)  # the actor's other calls are on this loop too
+            else:
+                self._lanes.start(self._recorder)
+        control.heed(asked)
         for number, inbox in self._inboxes.items():
             inbox.record(number, self._recorder)
         channel, _, targets = self._lead
@@ -205,6 +212,8 @@ class AsyncLoop:
                 if recorder is not None:
                     failed = isinstance(result, Failure)
                     recorder.add(Activity.COMPUTE, call.number, seq, began, time.monotonic_ns(), failed)
+                    if self._lanes is not None:
+                        self._lanes.collect()
                 call.store(registers, result)
                 del result
             del arguments
@@ -288,6 +297,8 @@ class AsyncLoop:
         if self._exiting:
             return
         self._control.set_state(LoopState.ENDED)
+        if self._lanes is not None:
+            self._lanes.stop(0)
         self._calls.clear()
         self._first.clear()
         self._inboxes.clear()

@@ -16,8 +16,8 @@ from async_adag.actor.records import RECORDS_SIZE
 from async_adag.channels.memory import PAGE, Mapping
 from async_adag.graph.plan import ActorPlan
 
-_ASKED, _STATE, _TASK, _SEQ, _SINCE, _PARKED, _SPUN, _BYTES, _ALONE = range(9)
-_TASKS = 9
+_ASKED, _STATE, _TASK, _SEQ, _SINCE, _PARKED, _SPUN, _BYTES, _ALONE, _HEEDED = range(10)
+_TASKS = 10
 _PER_TASK = 2  # calls, nanoseconds
 _FINISH, TRACE = 1, 2  # what may be asked for
 
@@ -44,6 +44,7 @@ class LoopSnapshot:
         node: the node in words, where it is computing or sending what that has computed.
         execution: which execution, counted from 0.
         seconds: for how long it has been computing, sending or receiving.
+        age: for how many seconds nothing newer has come from its host; 0 where that is the driver's.
     """
 
     actor: str
@@ -51,6 +52,7 @@ class LoopSnapshot:
     node: str
     execution: int
     seconds: float
+    age: float = 0.0
 
     def is_busy(self) -> bool:
         """Whether it does something that cannot be interrupted: computes, or has a communicator at work."""
@@ -83,6 +85,7 @@ class Control:
         self.words = Mapping(fd, 0, _page_size(plan)).words(count)
         self.records = Mapping(fd, _page_size(plan), RECORDS_SIZE)
         self._plan = plan
+        self._heard = 0.0  # when another host told of the page, on `time.monotonic`
 
     # the actor's side
 
@@ -93,6 +96,14 @@ class Control:
     def asked(self) -> int:
         """What the driver asks of the loop; one look for all of it. 0 for nothing."""
         return self.words[_ASKED]
+
+    def ask(self, word: int) -> None:
+        """Take over what the driver asks of the loop, from another host; ring the loop's doorbell too."""
+        self.words[_ASKED] = word
+
+    def heed(self, asked: int) -> None:
+        """Say that the loop does what it was asked."""
+        self.words[_HEEDED] = asked
 
     def is_alone(self) -> bool:
         """Whether the present execution is the only one under way."""
@@ -166,6 +177,7 @@ class Control:
         for at, word in enumerate(heard):
             if at not in (_ASKED, _ALONE):
                 words[at] = max(0, word + ahead) if at == _SINCE and word else word
+        self._heard = time.monotonic()
 
     def end(self) -> None:
         """Ask the loop to end after its present method; ring its doorbell too."""
@@ -175,6 +187,10 @@ class Control:
         """Ask the loop to record what it does, or no longer to; ring its doorbell too. Under the graph's lock."""
         if not self.should_end():
             self.words[_ASKED] = TRACE if traced else 0
+
+    def is_heeded(self) -> bool:
+        """Whether the loop does what it was asked last; or has ended."""
+        return self.words[_HEEDED] == self.words[_ASKED] or self.words[_STATE] == LoopState.ENDED
 
     def set_alone(self, alone: bool) -> None:
         """Say whether executions come one at a time, so that what counts is how long each takes."""
@@ -186,7 +202,8 @@ class Control:
         task = self._plan.tasks[words[_TASK] % len(self._plan.tasks)]
         seconds = max(0, time.monotonic_ns() - words[_SINCE]) / 1e9
         state = LoopState(min(words[_STATE], LoopState.UNKNOWN))
-        return LoopSnapshot(self._plan.name, state, task.label, words[_SEQ], seconds)
+        age = time.monotonic() - self._heard if self._heard else 0.0
+        return LoopSnapshot(self._plan.name, state, task.label, words[_SEQ], seconds, age)
 
     def waits(self) -> tuple[int, int]:
         """How often the loop parked, and how often it got its news while spinning."""

@@ -9,8 +9,10 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+from async_adag.actor.gpu_lanes import GpuLanes, Marked
 from async_adag.actor.gpu_staging import Fetching, Placing
 from async_adag.actor.moved import Movers
+from async_adag.actor.records import Activity
 from async_adag.channels.memory import Mapping
 from async_adag.channels.tensors import Header
 from async_adag.gpu.arrays import current_stream, expose, library_of, wrap
@@ -159,14 +161,17 @@ def make_gpu_movers(
     """
     device = find_device()
     gate = _Gate(device)
+    marked: list[tuple[Activity, int, Marked]] = []
     for end in [_lingering.pop() for _ in range(len(_lingering))]:
         end.close()
     for move in moves:
         if move.to_host:
-            movers.fetchers[move.channel] = Fetching(move.edge, gate)
+            movers.fetchers[move.channel] = fetching = Fetching(move.edge, gate)
+            marked.append((Activity.SEND, move.channel, fetching.marked))
         if move.to_gpu:
             backlog = slots.get(move.channel, 16)
-            movers.placers[move.channel] = Placing(move.edge, gate, overlap=overlap, backlog=backlog)
+            movers.placers[move.channel] = placing = Placing(move.edge, gate, overlap=overlap, backlog=backlog)
+            marked.append((Activity.RECEIVE, move.channel, placing.marked))
         if not move.by:
             continue
         number, ring = move.channel, slots[move.channel]
@@ -174,13 +179,16 @@ def make_gpu_movers(
         if move.reader is None:
             sender = _sender(move, gate, page, links.get(number, ()), ring, overlap)
             movers.senders[number] = _Outgoing(move.edge, gate, sender)
+            marked.append((Activity.SEND, number, sender))
             if isinstance(sender, IpcSender):
                 movers.checks.append(sender.check_readers)
         else:
             receiver = _receiver(move, gate, page, links.get(number, ()), ring, overlap)
             movers.receivers[number] = Incoming(move.edge, gate, receiver)
+            marked.append((Activity.RECEIVE, number, receiver))
             if isinstance(receiver, IpcReceiver):
                 movers.checks.append(receiver.check_writer)
+    movers.lanes = GpuLanes(gate, marked)
 
 
 def _sender(

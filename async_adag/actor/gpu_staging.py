@@ -31,12 +31,16 @@ class Gate(Protocol):
 
 
 class Fetching:
-    """A writer's end: see `staged.Fetcher`."""
+    """A writer's end: see `staged.Fetcher`.
+
+    Attributes:
+        marked: what tells of the copies.
+    """
 
     def __init__(self, edge: str, gate: Gate) -> None:
         self._edge = edge
         self._gate = gate
-        self._copies = ToHost(gate.device)
+        self._copies = self.marked = ToHost(gate.device)
 
     def fetch(self, tensors: Sequence[Any]) -> list[memoryview]:
         """See `staged.Fetcher`."""
@@ -59,12 +63,16 @@ class Fetching:
 
 
 class Placing:
-    """A reader's end: see `staged.Placer`."""
+    """A reader's end: see `staged.Placer`.
+
+    Attributes:
+        marked: what tells of the copies.
+    """
 
     def __init__(self, edge: str, gate: Gate, *, overlap: bool = True, backlog: int = 16) -> None:
         self._edge = edge
         self._gate = gate
-        self._copies = FromHost(gate.device, overlap=overlap, backlog=backlog)
+        self._copies = self.marked = FromHost(gate.device, overlap=overlap, backlog=backlog)
 
     def follow(self, stream: Stream) -> None:
         """Have ``stream`` wait for whatever arrives from here on."""

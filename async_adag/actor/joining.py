@@ -135,9 +135,10 @@ def join(told: Share, address: Address, deadline: float) -> Joined:
                 report_losses(network, partial(send_text, connection))
             gate.close()
         handed, fds[:] = fds.copy(), []  # the ends' from here on
-        ends = connect_ends(told.wiring, handed, told.channels, told.specs, {}, network, streams)
+        away = remote is not None
+        ends = connect_ends(told.wiring, handed, told.channels, told.specs, {}, network, streams, gauged=away)
         if remote is not None:
-            remote.serve(control, ends.doorbell)
+            remote.serve(control, ends.doorbell, ends.gauges)
         undo.pop_all()
     return Joined(connection, pidfd, control, ends, attendant, board if told.reach is None else None)
 

@@ -77,6 +77,7 @@ class ThreadLoop:
         cpu: int | None = None,
     ) -> None:
         move_tensors(movers, ends, self._apart)
+        self._lanes = movers.lanes
         self._calls = self._plain = calls_of(plan, instance, ends.readers, ends.writers)
         self._heeded = 0  # what the driver asks for, as far as this loop does it
         self._recorder: Recorder | None = None  # made when first asked for
@@ -121,6 +122,8 @@ class ThreadLoop:
         self._turn.leave(self._place)
         del self._place
         self._control.set_state(LoopState.ENDED)
+        if self._lanes is not None:
+            self._lanes.stop()
         self._calls.clear()
         self._plain.clear()
         self._first.clear()
@@ -278,8 +281,13 @@ class ThreadLoop:
             if self._recorder is None:
                 self._recorder = Recorder(records_in(control.records))
             seq = self._plain[0].reads[0][1].taken()
-            self._calls = traced_calls(self._plain, control, seq, self._recorder)
+            if self._lanes is not None:
+                self._lanes.start(self._recorder)
+            self._calls = traced_calls(self._plain, control, seq, self._recorder, self._lanes)
         else:
+            if self._lanes is not None:
+                self._lanes.stop()
             self._calls = self._plain
+        control.heed(asked)
         if awaited is not None:
             raise _Again

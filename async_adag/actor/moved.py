@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from async_adag.actor.control import LoopState
+from async_adag.actor.records import Lanes
 from async_adag.actor.staged import Fetcher, Placer, StagedReader, StagedWriter
 from async_adag.actor.wiring import Endpoints
 from async_adag.channels.codec import Encoded
@@ -91,6 +92,7 @@ class Movers:
         fetchers: at writers whose tensors come to the CPU's memory.
         placers: at readers whose tensors come to a GPU.
         checks: for `check_peers`.
+        lanes: what records the work of the actor's GPU, if it has edges there.
     """
 
     senders: dict[int, Sender] = field(default_factory=dict)
@@ -98,6 +100,7 @@ class Movers:
     fetchers: dict[int, Fetcher] = field(default_factory=dict)
     placers: dict[int, Placer] = field(default_factory=dict)
     checks: list[Callable[[], None]] = field(default_factory=list)
+    lanes: Lanes | None = None
 
     def check_peers(self) -> None:
         """Have streams go on that wait for processes that have ended; from any thread, also after `close`."""

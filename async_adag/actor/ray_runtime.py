@@ -83,8 +83,14 @@ def plain_method(instance: object, name: str) -> Callable[..., Any]:
 
 
 def end_actor() -> None:
-    """End this process's actor as its own exit would: Ray does not restart it."""
+    """End this process's actor, of which a node has raised ``SystemExit``, from whichever thread.
+
+    As when a method exits: calls under way are finished, those behind them fail, ``atexit`` handlers run, and Ray
+    does not restart it. (``__ray_terminate__`` does the same seconds later, as its own call keeps the process.)
+    """
+    from ray._private.worker import global_worker
+
     try:
-        ray.get_runtime_context().current_actor.__ray_terminate__.remote()
+        global_worker.core_worker.drain_and_exit_worker("user", "a node of a compiled graph raised SystemExit")
     except Exception:
         os._exit(1)

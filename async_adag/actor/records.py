@@ -8,8 +8,10 @@ and so knows which those are.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from enum import IntEnum
+from typing import Protocol
 
 from async_adag.channels.memory import PAGE, Mapping
 
@@ -90,6 +92,25 @@ class Recorder:
         self._words[_ROW + (self._count - 1) % CAPACITY * _ROW + 3] = ended
 
 
+class Lanes(Protocol):
+    """Records what a device does, which may be long after it was issued."""
+
+    def start(self, recorder: Recorder) -> None:
+        """Record from now on."""
+
+    def begin(self) -> None:
+        """A task is about to issue its work."""
+
+    def end(self, task: int) -> None:
+        """It has issued it."""
+
+    def collect(self) -> bool:
+        """Record what has been done since; whether that is all."""
+
+    def stop(self, patience: float = ...) -> None:
+        """Record no longer; waits for what the device is still to do, for so many seconds. Again is harmless."""
+
+
 def records_here() -> memoryview:
     """Room for the records of this process itself, as `Recorder` and `read_records` take it."""
     return memoryview(bytearray(RECORDS_SIZE)).cast("Q")
@@ -149,6 +170,46 @@ def read_records(words: memoryview, first: int, written: int | None = None) -> t
     lost = min(count, begin + spoiled) - first
     found = (_record(row) for row in rows[spoiled:])
     return [record for record in found if record is not None], lost
+
+
+def tell_records(words: memoryview, first: int) -> bytes:
+    """The records from number ``first`` on, for `hear_records` on another host, while their process may write
+    further ones: as words, behind how many were overwritten before.
+    """
+    count = words[0]
+    if not first <= count < first + _PLAUSIBLE:
+        return bytes(8)  # somebody has overwritten the count
+    begin = max(first, count - CAPACITY)
+    at, end = (_ROW + number % CAPACITY * _ROW for number in (begin, count))
+    whole = _ROW + CAPACITY * _ROW
+    if count - begin == 0:
+        rows = b""
+    elif at < end:
+        rows = bytes(words[at:end])
+    else:
+        rows = bytes(words[at:whole]) + bytes(words[_ROW:end])
+    # The next one may be half written by now.
+    spoiled = min(count, max(begin, words[0] + 1 - CAPACITY)) - begin
+    return (begin + spoiled - first).to_bytes(8, "little") + rows[spoiled * _ROW * 8 :]
+
+
+def hear_records(told: bytes, to_ours: Callable[[int], int]) -> tuple[list[Record], int]:
+    """What `tell_records` told: the records, and how many were lost.
+
+    Args:
+        told: by the other host.
+        to_ours: puts times of its clock on ours, in nanoseconds.
+    """
+    words = memoryview(told[: len(told) // 8 * 8]).cast("Q")
+    if not words:
+        return [], 0
+    found = []
+    for at in range(1, len(words) - _ROW + 1, _ROW):
+        record = _record(words[at : at + _ROW].tolist())
+        if record is not None:
+            began, ended = to_ours(record.began), to_ours(record.ended)
+            found.append(replace(record, began=began, ended=max(began, ended)))
+    return found, words[0]
 
 
 def _record(row: list[int]) -> Record | None:

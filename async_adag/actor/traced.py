@@ -6,17 +6,47 @@ So an execution that is not traced meets nothing of this.
 from __future__ import annotations
 
 from time import monotonic_ns
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from async_adag.actor.calls import Call
 from async_adag.actor.control import Control
-from async_adag.actor.records import Activity, Recorder
+from async_adag.actor.records import Activity, Lanes, Recorder
 from async_adag.channels.codec import Encoded
 from async_adag.channels.interface import STOP, Failure, Reader, Writer
 
+End = TypeVar("End", bound=Reader | Writer)
 
-class TracedReader:
-    """A reading end: see `interface.Reader`. The channel's own stays its owner's to close.
+
+class _TracedEnd(Generic[End]):
+    """What both kinds of ends share. The channel's own end, ``plain``, stays its owner's to close."""
+
+    def __init__(self, plain: End, channel: int, recorder: Recorder, *, waits: bool = True) -> None:
+        self.plain = plain
+        self._channel = channel
+        self._recorder = recorder
+        self._waits = waits
+        self._waiting = 0  # since when there was no frame, or no room
+
+    @property
+    def bytes(self) -> int:
+        """Of payload, so far."""
+        return self.plain.bytes
+
+    def arm(self) -> bool:
+        """Have the doorbell rung; True if what is waited for is there."""
+        return self.plain.arm()
+
+    def close(self) -> None:
+        """Let go of the channel's own end."""
+        self.plain.close()
+
+    def leave_to_parent(self) -> None:
+        """See `forks.Holder`."""
+        self.plain.leave_to_parent()
+
+
+class TracedReader(_TracedEnd[Reader]):
+    """A reading end: see `interface.Reader`.
 
     Args:
         plain: the channel's.
@@ -24,18 +54,6 @@ class TracedReader:
         recorder: takes the records.
         waits: whether to record how long no frame was there, too.
     """
-
-    def __init__(self, plain: Reader, channel: int, recorder: Recorder, *, waits: bool = True) -> None:
-        self.plain = plain
-        self._channel = channel
-        self._recorder = recorder
-        self._waits = waits
-        self._waiting = 0  # since when
-
-    @property
-    def bytes(self) -> int:
-        """See `interface.Reader`."""
-        return self.plain.bytes
 
     def may_read(self) -> bool:
         """See `interface.Reader`."""
@@ -71,21 +89,9 @@ class TracedReader:
         """See `interface.Reader`."""
         self.plain.discard()
 
-    def arm(self) -> bool:
-        """See `interface.Reader`."""
-        return self.plain.arm()
 
-    def close(self) -> None:
-        """See `interface.Reader`."""
-        self.plain.close()
-
-    def leave_to_parent(self) -> None:
-        """See `interface.Reader`."""
-        self.plain.leave_to_parent()
-
-
-class TracedWriter:
-    """A writing end: see `interface.Writer`. The channel's own stays its owner's to close.
+class TracedWriter(_TracedEnd[Writer]):
+    """A writing end: see `interface.Writer`.
 
     Args:
         plain: the channel's.
@@ -98,19 +104,10 @@ class TracedWriter:
     def __init__(
         self, plain: Writer, channel: int, execution: int, recorder: Recorder, *, waits: bool = True
     ) -> None:
-        self.plain = plain
-        self._channel = channel
+        super().__init__(plain, channel, recorder, waits=waits)
         self._execution = execution
-        self._recorder = recorder
-        self._waits = waits
         self._began = 0  # to encode, when
         self._stops = False
-        self._waiting = 0  # for room, since when
-
-    @property
-    def bytes(self) -> int:
-        """See `interface.Writer`."""
-        return self.plain.bytes
 
     def encode(self, value: Any) -> Encoded:
         """See `interface.Writer`."""
@@ -154,25 +151,15 @@ class TracedWriter:
         self.plain.publish()
         recorder.extend(monotonic_ns())
 
-    def arm(self) -> bool:
-        """See `interface.Writer`."""
-        return self.plain.arm()
-
-    def close(self) -> None:
-        """See `interface.Writer`."""
-        self.plain.close()
-
-    def leave_to_parent(self) -> None:
-        """See `interface.Writer`."""
-        self.plain.leave_to_parent()
-
 
 class TracedCall(Call):
     """A call of a synchronous actor's, with ends that record."""
 
-    __slots__ = ("_control", "_recorder")
+    __slots__ = ("_control", "_lanes", "_recorder")
 
-    def __init__(self, call: Call, control: Control, execution: int, recorder: Recorder) -> None:
+    def __init__(
+        self, call: Call, control: Control, execution: int, recorder: Recorder, lanes: Lanes | None
+    ) -> None:
         for name in Call.__slots__:
             setattr(self, name, getattr(call, name))
         self.reads = [(n, TracedReader(reader, n, recorder), targets) for n, reader, targets in call.reads]
@@ -181,6 +168,14 @@ class TracedCall(Call):
         ]
         self._control = control
         self._recorder = recorder
+        self._lanes = lanes
+
+    def arguments(self, registers: list[Any]) -> tuple[list[Any], dict[str, Any]] | Failure:
+        """As `Call.arguments`; the call comes next."""
+        arguments = super().arguments(registers)
+        if self._lanes is not None and type(arguments) is not Failure:
+            self._lanes.begin()
+        return arguments
 
     def store(self, registers: list[Any], result: Any) -> None:
         """As `Call.store`; this is where the loop comes to when the method has run, or could not."""
@@ -189,9 +184,14 @@ class TracedCall(Call):
         if began:
             failed = type(result) is Failure
             self._recorder.add(Activity.COMPUTE, self.number, seq, began, began + self.took, failed)
+            if self._lanes is not None:
+                self._lanes.end(self.number)
+                self._lanes.collect()
         super().store(registers, result)
 
 
-def traced_calls(calls: list[Call], control: Control, execution: int, recorder: Recorder) -> list[Call]:
-    """The calls of a synchronous actor, recording from ``execution`` on."""
-    return [TracedCall(call, control, execution, recorder) for call in calls]
+def traced_calls(
+    calls: list[Call], control: Control, execution: int, recorder: Recorder, lanes: Lanes | None
+) -> list[Call]:
+    """The calls of a synchronous actor, recording from ``execution`` on; ``lanes`` what its device does."""
+    return [TracedCall(call, control, execution, recorder, lanes) for call in calls]

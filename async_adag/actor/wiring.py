@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from async_adag.channels.direct import Direct, DirectReader, DirectWriter
 from async_adag.channels.doorbell import Doorbell
+from async_adag.channels.gauge import Gauge, RingGauge
 from async_adag.channels.interface import Reader, Writer
 from async_adag.channels.landing import LandedReader
 from async_adag.channels.memory import Mapping, is_sealed
@@ -68,8 +69,9 @@ def wire(channels: tuple[Channel, ...], process: int) -> Wiring:
 class Endpoints:
     """The channel ends of one process. Owns them, the doorbells and the network.
 
-    ``edges`` are the channels in words; ``pages`` those of hand-overs within a GPU, by channel; ``network`` has
-    the connections with other hosts, where there are any.
+    ``edges`` are the channels in words; ``pages`` those of hand-overs within a GPU, by channel; ``gauges`` are of
+    the rings that this process fills, where somebody asked for them; ``network`` has the connections with other
+    hosts, where there are any.
     """
 
     doorbell: Doorbell
@@ -78,6 +80,7 @@ class Endpoints:
     bells: list[Doorbell] = field(default_factory=list)
     edges: dict[int, str] = field(default_factory=dict)
     pages: dict[int, Mapping] = field(default_factory=dict)
+    gauges: dict[int, Gauge] = field(default_factory=dict)
     network: Network | None = None
 
     def close(self) -> None:
@@ -104,6 +107,7 @@ class Endpoints:
         self.readers.clear()
         self.writers.clear()
         self.pages.clear()
+        self.gauges.clear()
         for bell in self.bells:
             bell.close()
 
@@ -116,6 +120,8 @@ def connect_ends(
     directs: dict[int, Direct],
     network: Network | None = None,
     streams: dict[int, Stream] | None = None,
+    *,
+    gauged: bool = False,
 ) -> Endpoints:
     """Make the channel ends of a process from its descriptors, which become theirs.
 
@@ -127,6 +133,7 @@ def connect_ends(
         directs: the hand-overs, by channel; such a channel has no descriptor (-1 in ``fds``).
         network: of this process; becomes the ends' own. Needed where it has edges with other hosts.
         streams: the connections of those edges, by channel; become the network's.
+        gauged: whether to make `Endpoints.gauges`.
 
     Raises:
         RendezvousError: a descriptor is not what it should be.
@@ -158,6 +165,8 @@ def connect_ends(
             spec = specs[number]
             if not is_sealed(fd) or os.fstat(fd).st_size < spec.size():
                 raise RendezvousError("a descriptor that should be a sealed memory file is not")
+            if gauged and channel.filler == wiring.process:
+                ends.gauges[number] = RingGauge(spec, fd)
             if number in wiring.incoming:
                 ends.readers[number] = _land(channel, spec, fd, bells, ends, streams.pop(number))
             elif channel.writer == wiring.process:

@@ -10,6 +10,7 @@ it. A network that is as fast as that copy gets a large frame without it: so lon
 from __future__ import annotations
 
 import errno
+import math
 import select
 import threading
 import time
@@ -19,6 +20,7 @@ from typing import Protocol
 
 from async_adag.channels.attendant import Attendant
 from async_adag.channels.backlog import CHUNK, Backlog, Chunks
+from async_adag.channels.doorbell import Doorbell
 from async_adag.channels.limits import explain
 from async_adag.channels.stream import Bytes, Stream
 from async_adag.protocol.frame import ChannelError
@@ -46,6 +48,12 @@ class Hub(Protocol):
     def look_away(self, connection: Connection) -> None:
         """Have the loop leave it alone, from now on."""
 
+    def heed_bell(self, connection: Connection, doorbell: Doorbell) -> None:
+        """Call its `Connection.on_bell` when this doorbell rings, from now on."""
+
+    def ignore_bell(self, connection: Connection, doorbell: Doorbell) -> None:
+        """Do so no longer."""
+
     def on_loss(self, connection: Connection) -> None:
         """It is of no use any more, as its ``lost`` says."""
 
@@ -67,7 +75,10 @@ class Connection:
         self.lock = threading.Lock()
         self._hub = hub
         self._backlog = Backlog(hub.chunks)
-        self._heard = self._spoke = hub.clock()
+        # The other side may meet others still, for as long as whoever compiles allows it. Where nothing
+        # gets there, the kernel finds that nothing of this side's is acknowledged.
+        self._heard = math.inf
+        self._spoke = hub.clock()
         self._mute = False  # nothing can be sent any more
         self._ended = False  # nothing will come any more
         self._told = False  # that it was lost
@@ -230,11 +241,13 @@ class Connection:
         if self.lost:
             self._tell()
 
+    def on_bell(self) -> None:
+        """What the attendant does when a doorbell has rung that the hub was asked to heed."""
+
     def tick(self) -> None:
         """What the attendant does every quarter of a heartbeat: hear and give signs of life."""
-        if not self.lock.acquire(blocking=False):
-            return  # somebody is at it
-        try:
+        # Waits for whoever is at it: a loop that is at it again and again would have it never give a sign of life.
+        with self.lock:
             if self._closing:
                 if not self._closed:
                     self._linger()
@@ -247,8 +260,6 @@ class Connection:
                 self._lose(f"silent for {heartbeat:g} s")
             elif now - self._spoke >= heartbeat / 8 and not self._is_stuck():
                 self._send([PING_BYTES], len(PING_BYTES))
-        finally:
-            self.lock.release()
         if self.lost:
             self._tell()
 

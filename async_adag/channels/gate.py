@@ -38,6 +38,7 @@ class Gate:
     Attributes:
         address: where it listens: host and port.
         failures: those dialled connections that failed for good, with the reason in words.
+        refused: the last one that was turned away, from where and why, in words; "" where none was.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Gate:
         self._pauses: dict[Purpose, float] = {}
         self._through: list[tuple[Purpose, Stream]] = []
         self.failures: list[tuple[Purpose, str]] = []
+        self.refused = ""
         self._closed = False
         self._listener = _listen(host, ports)
         try:
@@ -231,15 +233,15 @@ class Gate:
             writes = isinstance(error, ssl.SSLWantWriteError) or (bool(knock.to_send) and not knock.shaking)
             self._epoll.modify(knock.socket.fileno(), select.EPOLLOUT if writes else select.EPOLLIN)
         except HandshakeError as error:
-            self._fail(knock, str(error))
+            self._lose(knock, str(error), again=False)
         except ssl.SSLCertVerificationError as error:
-            self._fail(knock, f"TLS: {error.verify_message}")
+            self._lose(knock, f"TLS: {error.verify_message}", again=False)
         except ssl.SSLEOFError:
-            self._retry_or_refuse(knock, "the other side has hung up")
+            self._lose(knock, "the other side has hung up", again=True)
         except ssl.SSLError as error:
-            self._fail(knock, f"TLS: {error.reason or error}")
+            self._lose(knock, f"TLS: {error.reason or error}", again=False)
         except OSError as error:
-            self._retry_or_refuse(knock, explain(error))
+            self._lose(knock, explain(error), again=True)
 
     def _shake(self, knock: _Knock) -> None:
         assert isinstance(knock.socket, ssl.SSLSocket)
@@ -267,8 +269,8 @@ class Gate:
         stream = TlsStream(connection) if isinstance(connection, ssl.SSLSocket) else Stream(connection)
         self._through.append((purpose, stream))
 
-    def _fail(self, knock: _Knock, words: str) -> None:
-        """It failed for good."""
+    def _lose(self, knock: _Knock, words: str, *, again: bool) -> None:
+        """It has come to nothing: whoever was dialled is dialled ``again``, or has failed for good."""
         if knock.address is None:
             self._refuse(knock, words)
             return
@@ -276,22 +278,16 @@ class Gate:
         knock.socket.close()
         purpose = knock.machine.purpose
         assert purpose is not None
-        self._trying.pop(purpose, None)
-        self.failures.append((purpose, words))
-
-    def _retry_or_refuse(self, knock: _Knock, words: str) -> None:
-        if knock.address is None:
-            self._refuse(knock, words)
-            return
-        self._forget(knock)
-        knock.socket.close()
-        purpose = knock.machine.purpose
-        assert purpose is not None
-        self._dial_again(knock.address, purpose, words)
+        if again:
+            self._dial_again(knock.address, purpose, words)
+        else:
+            self._trying.pop(purpose, None)
+            self.failures.append((purpose, words))
 
     def _refuse(self, knock: _Knock, why: str) -> None:
         self._forget(knock)
-        logger.warning("refused a connection to a graph, from %s: %s", knock.peer, why)
+        self.refused = f"from {knock.peer}: {why}"
+        logger.warning("refused a connection to a graph, %s", self.refused)
         knock.socket.close()
 
     def _forget(self, knock: _Knock) -> None:
@@ -310,8 +306,8 @@ class Gate:
     def _look_at_times(self) -> None:
         now = self._clock()
         for knock in [knock for knock in self._knocks.values() if knock.deadline <= now]:
-            self._retry_or_refuse(
-                knock, f"no answer within {PATIENCE:g} s" if knock.address else "it said nothing"
+            self._lose(
+                knock, f"no answer within {PATIENCE:g} s" if knock.address else "it said nothing", again=True
             )
         due = [entry for entry in self._again if entry[0] <= now]
         self._again = [entry for entry in self._again if entry[0] > now]

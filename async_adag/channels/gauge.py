@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping as Dictionary
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -68,3 +70,31 @@ class DirectGauge:
             tuple(reader for reader, parked in enumerate(channel.parked) if parked),
             channel.writer_parked,
         )
+
+
+class ToldGauge:
+    """Of a ring on another host: how far it was when somebody there has last told of it.
+
+    Attributes:
+        level: that.
+    """
+
+    def __init__(self, readers: int) -> None:
+        self.level = Level(0, (0,) * readers, (), False)
+
+    def read(self) -> Level:
+        """See `Gauge`."""
+        return self.level
+
+
+def tell_levels(gauges: Dictionary[int, Gauge]) -> bytes:
+    """How far these channels are now, for another host."""
+    levels = {number: gauge.read() for number, gauge in list(gauges.items())}
+    told = {n: (one.written, one.taken, one.sleepers, one.writer_sleeps) for n, one in levels.items()}
+    return json.dumps(told).encode()
+
+
+def hear_levels(told: bytes, gauges: Dictionary[int, ToldGauge]) -> None:
+    """Take over what `tell_levels` told."""
+    for number, (written, taken, sleepers, writer_sleeps) in json.loads(told).items():
+        gauges[int(number)].level = Level(written, tuple(taken), tuple(sleepers), writer_sleeps)

@@ -71,7 +71,7 @@ class Landing(Connection):
         self._no_memory: OSError | None = None
         self._filled = 0
         self._held: dict[int, int] = {}  # holds that readers have not given back, and their generations
-        self._watches_bell = False
+        self._waits = False  # for other readers to take something
         self._begin_to_look(of_loop=not shared)
 
     # -- what comes: frames; the lock is held
@@ -186,7 +186,7 @@ class Landing(Connection):
         else:
             self._ring.publish_past(self._own)
         self.landed += 1
-        if self.landed - self.credited >= self._slots:  # the sender has no credit left
+        if self._is_short():
             self._pay_what_is_due()
 
     def _choose_keeper(self) -> None:
@@ -219,7 +219,7 @@ class Landing(Connection):
     def took(self, taken: int) -> None:
         """This process's reader has taken a frame; ``taken`` is how many every reader has."""
         owed = taken - self.credited
-        if owed >= self._half or (owed > 0 and self.landed - self.credited >= self._slots):
+        if owed >= self._half or (owed > 0 and self._is_short()):
             with self.lock:
                 if not self._closing and not self.lost:
                     self._pay_what_is_due()
@@ -232,30 +232,34 @@ class Landing(Connection):
                     self._do_chores()
 
     def _pay_what_is_due(self) -> None:
+        self._pay()
+        while self._shared:
+            short = self._is_short()
+            if short is not self._waits:
+                self._wait_for_takes(short)
+            if not short or not self._ring.arm():
+                break
+            self._pay()  # other readers have taken something meanwhile
+
+    def _pay(self) -> None:
         owed = self._ring.taken() - self.credited
-        short = self.landed - self.credited >= self._slots
-        if owed <= 0 and short and self._shared and self._ring.arm():
-            owed = self._ring.taken() - self.credited
-        if owed >= self._half or (owed > 0 and short):
+        if owed >= self._half or (owed > 0 and self._is_short()):
             self.credited += owed
             message = pack_credit(self.credited)
             self._send([message], len(message))
-            short = self.landed - self.credited >= self._slots
-        if self._shared:
-            self._watch_bell(short)
 
-    def _watch_bell(self, short: bool) -> None:
-        """While the sender is short of credits, watch for what other readers take."""
-        if self._doorbell is None or short is self._watches_bell:
-            return
-        self._watches_bell = short
-        if short:
-            self._ring.arm()
-            self._hub.attendant.watch(self._doorbell.fd, select.EPOLLIN | select.EPOLLET, self._on_bell)
-        else:
-            self._hub.attendant.unwatch(self._doorbell.fd)
+    def _is_short(self) -> bool:
+        """Whether the sender has no credit left."""
+        return self.landed - self.credited >= self._slots
 
-    def _on_bell(self, _: int) -> None:
+    def _wait_for_takes(self, waits: bool) -> None:
+        """While the sender has no credit left, listen for other readers, who ring when they have taken a frame."""
+        self._waits = waits
+        if self._doorbell is not None:
+            (self._hub.heed_bell if waits else self._hub.ignore_bell)(self, self._doorbell)
+
+    def on_bell(self) -> None:
+        """Another reader has taken something, of this landing or of another."""
         with self.lock:
             if not self._closing and not self.lost:
                 self._pay_what_is_due()
@@ -290,9 +294,8 @@ class Landing(Connection):
         self.shut()
         with self.lock:
             self._room = None
-            if self._watches_bell and self._doorbell is not None:
-                self._watches_bell = False
-                self._hub.attendant.unwatch(self._doorbell.fd)
+            if self._waits:
+                self._wait_for_takes(False)
             self._ring.close()
 
     def leave_to_parent(self) -> None:

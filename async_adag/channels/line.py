@@ -18,9 +18,10 @@ from collections.abc import Callable
 from async_adag.channels.attendant import Attendant
 from async_adag.channels.stream import Stream
 
-TEXT, PAGE, END, PING, ASK = range(1, 6)
-"""Kinds of messages: what was said on the socket; a control page; the loop is to end; a sign of life; a question,
-what the page says now."""
+TEXT, PAGE, ASKED, PING, ASK, LEVELS, CLOCK, RECORDS = range(1, 9)
+"""Kinds of messages: what was said on the socket; a control page; what is asked of the loop, the page's word; a
+sign of life; a question, what page and channels say now; how far channels are; a question, what the time is, and
+its answer; a question for records, and pieces of the answer."""
 
 _HEAD = struct.Struct("<IB")  # bytes behind the head, kind
 LIMIT = 1 << 20  # bytes of a message
@@ -148,7 +149,7 @@ class Line:
         received = self._received
         while len(received) >= _HEAD.size:
             size, kind = _HEAD.unpack_from(received)
-            if size > LIMIT or not TEXT <= kind <= ASK:
+            if size > LIMIT or not TEXT <= kind <= RECORDS:
                 raise ValueError(f"garbage came from the other side: a message of kind {kind}, {size} bytes")
             if len(received) < _HEAD.size + size:
                 return

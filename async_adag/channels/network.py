@@ -11,6 +11,7 @@ import select
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 from async_adag.channels.attendant import Attendant
 from async_adag.channels.backlog import Chunks
@@ -56,6 +57,7 @@ class Network:
         self._connections: list[Connection] = []
         self._of_loop: tuple[Connection, ...] = ()
         self._by_fd: dict[int, Connection] = {}
+        self._heeding: dict[int, list[Connection]] = {}  # by doorbell
         self._shared: tuple[Landing, ...] = ()
         self._epoll = select.epoll()
         self._closed = False
@@ -156,6 +158,30 @@ class Network:
             self._by_fd.pop(fd, None)
             if not self._closed:
                 self._epoll.unregister(fd)
+
+    def heed_bell(self, connection: Connection, doorbell: Doorbell) -> None:
+        """Call its `on_bell` when this doorbell rings. Several of this process's may wait for one."""
+        with self._lock:
+            heeding = self._heeding.setdefault(doorbell.fd, [])
+            heeding.append(connection)
+            if len(heeding) == 1:
+                on_bell = partial(self._on_bell, doorbell.fd)
+                self.attendant.watch(doorbell.fd, select.EPOLLIN | select.EPOLLET, on_bell)
+
+    def ignore_bell(self, connection: Connection, doorbell: Doorbell) -> None:
+        """Do so no longer."""
+        with self._lock:
+            heeding = self._heeding[doorbell.fd]
+            heeding.remove(connection)
+            if not heeding:
+                del self._heeding[doorbell.fd]
+                self.attendant.unwatch(doorbell.fd)
+
+    def _on_bell(self, fd: int, _: int) -> None:
+        with self._lock:
+            heeding = list(self._heeding.get(fd, ()))
+        for connection in heeding:
+            connection.on_bell()
 
     def on_loss(self, connection: Connection) -> None:
         """It is of no use any more."""

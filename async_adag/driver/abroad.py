@@ -21,10 +21,12 @@ from async_adag.actor.reach import ADDRESS, PEERS, Reach, SocketAddress
 from async_adag.actor.wiring import Wiring, wire
 from async_adag.channels.attendant import Attendant
 from async_adag.channels.doorbell import Doorbell
+from async_adag.channels.gauge import ToldGauge
 from async_adag.channels.network import Network
 from async_adag.channels.rendezvous import new_address, send_text
 from async_adag.channels.ring import RingSpec
 from async_adag.channels.stream import Stream
+from async_adag.driver.clock import HostClock
 from async_adag.driver.remote_actor import RemoteActor
 from async_adag.graph.model import Host
 from async_adag.graph.plan import DRIVER, Plan
@@ -33,6 +35,8 @@ from async_adag.options import Options
 from async_adag.protocol.handshake import SECRET_BYTES, Purpose
 
 PATIENCE = 0.1  # seconds that all of them have to say what they do now
+TRACED = 1.0  # seconds that they have to begin to record
+GATHERED = 10.0  # seconds that they have to send what they have recorded
 AGAIN = 1.0  # seconds until they are asked again, where one had nothing to say
 AT_ONCE = 500  # peers that are told in one message
 
@@ -44,6 +48,9 @@ class Abroad:
         plan: of a graph with several hosts.
         options: the options.
         here: the processes that are this one: the driver, and its own actor if that is in the graph.
+
+    Attributes:
+        gauges: of the channels on other hosts, by number: how far they were when `refresh` last had an answer.
     """
 
     def __init__(self, plan: Plan, options: Options, here: Iterable[int]) -> None:
@@ -57,6 +64,7 @@ class Abroad:
         self._tellers: list[socket.socket] = []  # where losses are told
         self._addresses: dict[int, SocketAddress] = {}
         self._introduced = False
+        self.gauges = {c.number: ToldGauge(len(c.readers)) for c in plan.channels if not self.is_here(c.number)}
         self._again = 0.0  # when actors may be asked again what they do
         own = [wire(plan.channels, process) for process in self._here]
         self._missing = {channel for wiring in own for channel in (*wiring.outgoing, *wiring.incoming)}
@@ -141,7 +149,9 @@ class Abroad:
         before = self._actors.pop(actor, None)
         if before is not None:
             before.close()  # Ray has restarted it
-        remote = RemoteActor(stream, self.attendant, self._options.heartbeat_timeout, page, Doorbell(os.dup(bell)))
+        remote = RemoteActor(
+            stream, self.attendant, self._options.heartbeat_timeout, page, Doorbell(os.dup(bell)), self.gauges
+        )
         self._actors[actor] = remote
         return remote.connection
 
@@ -185,7 +195,10 @@ class Abroad:
         """What may keep an actor that is late from coming in, or from others, as the end of a sentence."""
         if self.is_away(actor) and not connected:
             host, port = self.gate.address
-            return f". Or its node cannot reach the driver at {host}:{port} (a firewall? see tcp_ports)"
+            refused = (
+                f"; the last connection that was refused came {self.gate.refused}" if self.gate.refused else ""
+            )
+            return f". Or its node cannot reach the driver at {host}:{port} (a firewall? see tcp_ports){refused}"
         trying = "; ".join(dict.fromkeys(self.gate.trying().values()))
         return f". Or nodes cannot reach one another (see tcp_ports){f': {trying}' if trying else ''}"
 
@@ -216,6 +229,22 @@ class Abroad:
         for answer in answers:
             if not answer.wait(max(0.0, now + PATIENCE - time.monotonic())):
                 self._again = time.monotonic() + AGAIN
+
+    def begin_trace(self) -> None:
+        """The pages ask for records: have actors on other hosts told, and compare clocks with theirs. Waits."""
+        deadline = time.monotonic() + TRACED
+        for actor in self._actors.values():
+            actor.begin_trace()
+        for actor in self._actors.values():
+            actor.await_clock(deadline)
+
+    def end_trace(self) -> dict[int, tuple[bytes, HostClock]]:
+        """The records of actors on other hosts, and their hosts' clocks, by actor; of those that answer. Waits."""
+        deadline = time.monotonic() + GATHERED
+        for actor in self._actors.values():
+            actor.ask_for_records()
+        found = {number: actor.await_records(deadline) for number, actor in self._actors.items()}
+        return {number: one for number, one in found.items() if one is not None}
 
     # -- the end
 

@@ -21,6 +21,7 @@ from async_adag.driver.reasons import broken_off
 from async_adag.driver.results import GraphRef
 from async_adag.errors import CapacityExceeded
 from async_adag.graph.model import FromInput
+from async_adag.observe.words import counted
 from async_adag.protocol.frame import FrameError
 from async_adag.protocol.ledger import Entry
 
@@ -201,9 +202,11 @@ class Admission:
             if waiter.granted:
                 return
             self._line.leave(waiter)
+        count = self._ledger.in_flight
         raise CapacityExceeded(
-            f"{self._ledger.in_flight} executions are in flight (max_inflight={engine.options.max_inflight}), "
-            f"none arrived within submit_timeout={timeout:g} s{engine.describe_computing()}"
+            f"{counted(count, 'execution')} {'is' if count == 1 else 'are'} in flight "
+            f"(max_inflight={engine.options.max_inflight}), none arrived within "
+            f"submit_timeout={timeout:g} s{engine.describe_computing()}"
         )
 
     # -- for both

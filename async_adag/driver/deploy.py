@@ -232,6 +232,7 @@ class _Deploying:
             undo.callback(close_all, own_fds)
             gauges: dict[int, Gauge] = {n: RingGauge(self._specs[n], fd) for n, fd in self._files.rings.items()}
             gauges |= {number: DirectGauge(direct) for number, direct in self._directs.items()}
+            gauges |= {} if self._abroad is None else self._abroad.gauges
             network = self._network(DRIVER, supervision)
             streams = {} if self._abroad is None else self._abroad.take_streams(wiring)
             fds = self._files.take(wiring)

@@ -73,9 +73,13 @@ class Deployment:
                 bell.ring()
 
     def refresh(self) -> None:
-        """Have the control pages say what loops do now, those on other hosts too. Waits for a moment."""
+        """Have pages and gauges say what is so now, those of other hosts too. Waits for a moment."""
         if self.abroad is not None:
             self.abroad.refresh()
+
+    def is_away(self, actor: int) -> bool:
+        """Whether an actor lives on another host than the driver."""
+        return self.abroad is not None and self.abroad.is_away(actor)
 
     def computing(self) -> list[str]:
         """What is computing now, or has a communicator at work, in words."""

@@ -24,6 +24,8 @@ def departure(plan: Plan, left: Left, snapshot: LoopSnapshot) -> Reason:
     host = host_of(plan.graph, left.actor)
     where = "" if host is None else f" on {host}"
     if left.how is Departure.DIED:
+        if snapshot.age:
+            doing += f" when it was last heard of, {snapshot.age:.2f} s before"
         nodes = ", ".join(task.label for task in actor.tasks)
         return lambda seq: ActorDied(
             f"the process of {actor.name} died, {doing}; it ran {nodes}{where}; {_outcome(seq)}"

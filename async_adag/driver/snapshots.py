@@ -7,6 +7,7 @@ import time
 from async_adag.driver.engine import Engine
 from async_adag.observe.dump import InFlight, describe_state
 from async_adag.observe.stats import Stats, take_stats
+from async_adag.observe.words import counted
 
 _PATIENCE = 0.1  # seconds: whoever holds the graph's lock may be what is to be looked at
 
@@ -48,8 +49,9 @@ def state_of(engine: Engine) -> str:
         if locked:
             engine.lock.release()
     ledger = engine.ledger
+    busy = "" if locked else "; a thread is in the midst of a call"
     summary = (
         f"{engine.life.state.value}; {ledger.in_flight} of {engine.options.max_inflight} executions in flight, "
-        f"{len(engine.line)} callers in line for a place{'' if locked else '; a thread is in the midst of a call'}"
+        f"{counted(len(engine.line), 'caller')} in line for a place{busy}"
     )
     return describe_state(engine.plan, engine.deployment.controls, engine.deployment.gauges, flights, summary)

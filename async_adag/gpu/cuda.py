@@ -12,7 +12,7 @@ import uuid
 from typing import Any
 
 from async_adag.gpu.host_function import ring_address
-from async_adag.gpu.interface import DeviceError, Event, Export, NotExportable, Span, Stream
+from async_adag.gpu.interface import DeviceError, Event, Export, NotExportable, Span, Stream, TimedEvent
 from async_adag.gpu.mappings import Mappings
 
 _SUCCESS = 0
@@ -25,7 +25,7 @@ _NOT_SUPPORTED = 801
 _HOST_TO_DEVICE, _DEVICE_TO_HOST, _DEVICE_TO_DEVICE = 1, 2, 3
 _PORTABLE = 1
 _NON_BLOCKING = 1
-_BLOCKING_SYNC, _DISABLE_TIMING = 1, 2
+_DEFAULT, _BLOCKING_SYNC, _DISABLE_TIMING = 0, 1, 2
 _REGISTER_PORTABLE, _REGISTER_MAPPED = 1, 2
 
 _WHOLE_BLOCK = 2 << 20
@@ -144,6 +144,9 @@ class CudaDevice:
 
     def event(self) -> CudaEvent:
         return CudaEvent(self, self._new_event(_DISABLE_TIMING))
+
+    def timed_event(self) -> CudaTimedEvent:
+        return CudaTimedEvent(self, self._new_event(_DEFAULT))
 
     def allocate(self, nbytes: int) -> CudaMemory:
         """See `interface.Device`. Takes whole blocks of 2 MiB, so that nothing else is shared along with it."""
@@ -284,6 +287,20 @@ class CudaEvent:
         handle, self.handle = self.handle, 0
         if handle:
             self._device.let_go("cudaEventDestroy", self._device.runtime.eventDestroy, handle)
+
+
+class CudaTimedEvent(CudaEvent):
+    """See `interface.TimedEvent`."""
+
+    __slots__ = ()
+
+    def since(self, earlier: TimedEvent) -> int:
+        assert isinstance(earlier, CudaTimedEvent)
+        try:
+            milliseconds = self._device.runtime.eventElapsedTime(earlier.handle, self.handle)
+        except self._device.error as error:
+            raise _failed("cudaEventElapsedTime", error) from error
+        return round(float(milliseconds) * 1e6)
 
 
 class CudaStream:

@@ -58,6 +58,17 @@ class Event(Protocol):
         """Let go of it; again is harmless."""
 
 
+class TimedEvent(Event, Protocol):
+    """An event that tells when it was passed; it costs the device more than one that does not."""
+
+    def since(self, earlier: TimedEvent) -> int:
+        """How much later than another it was passed, in nanoseconds; both have been. Negative if it was before.
+
+        Raises:
+            DeviceError: the device has failed.
+        """
+
+
 class Stream(Protocol):
     """A queue of work of a device.
 
@@ -180,6 +191,9 @@ class Device(Protocol):
 
     def event(self) -> Event:
         """A new event, for this process."""
+
+    def timed_event(self) -> TimedEvent:
+        """A new one that tells when."""
 
     def allocate(self, nbytes: int) -> Memory:
         """Memory that other processes may open: whole, and from no pool. May wait for the device.

@@ -13,6 +13,7 @@ from async_adag.gpu.buffers import Buffer, Buffers, behind_all, lay_out, spans_i
 from async_adag.gpu.interface import Device, DeviceError, Span, Stream
 from async_adag.gpu.ipc import Note, leases_for
 from async_adag.gpu.mappings import Mappings
+from async_adag.gpu.transfer import Marks
 
 
 class _Lease:
@@ -62,6 +63,7 @@ class IpcReceiver:
                 from one process do that hand over its pool's (None: one of its own).
             linger: how long to wait for the device when all is closed, in seconds.
         """
+        self.marks: Marks | None = None
         self._device = device
         self._shared = Shared(device, page)
         self._page = self._open_part(reader, slots)
@@ -111,8 +113,12 @@ class IpcReceiver:
             spans.append(Span(whole.address + offset, size))
         streams = [stream, *others]
         if self._leases < self._limit:
+            if self.marks is not None:
+                self.marks.begin(stream)
             for using in streams:
                 self._page.wait_until_ready(using, slot, generation)
+            if self.marks is not None:
+                self.marks.end(stream)
             if self.follower is not None:
                 self._page.wait_until_ready(self.follower, slot, generation)
                 self.follower.record(self._followed)
@@ -125,10 +131,14 @@ class IpcReceiver:
         sizes = [span.nbytes for span in spans]
         offsets, total = lay_out(sizes)
         buffer = self._buffers.take(total, self._stream)
+        if self.marks is not None:
+            self.marks.begin(self._stream)
         self._page.wait_until_ready(self._stream, slot, generation)
         copies = spans_in(buffer.span, offsets, sizes)
         for target, source in zip(copies, spans, strict=True):
             self._device.copy(target, source, self._stream)
+        if self.marks is not None:
+            self.marks.end(self._stream)
         self._stream.record(self._copied)
         for using in streams:
             using.wait(self._copied)

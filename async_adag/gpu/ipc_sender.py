@@ -12,6 +12,7 @@ from async_adag.gpu.buffers import Events, lay_out, size_class, wait_until
 from async_adag.gpu.held import Held
 from async_adag.gpu.interface import Device, DeviceError, Event, Export, Memory, Span, Stream
 from async_adag.gpu.ipc import Note, Place
+from async_adag.gpu.transfer import Marks
 
 
 class Pool(Protocol):
@@ -96,6 +97,7 @@ class IpcSender:
             patience: how long to wait for a slot, in seconds, where readers do not keep to the rules.
             linger: how long `close` waits for the readers and the device, each, in seconds.
         """
+        self.marks: Marks | None = None
         self._device = device
         self._shared = Shared(device, page)
         self._pages = [self._open_part(reader, slots) for reader in range(readers)]
@@ -140,10 +142,14 @@ class IpcSender:
                 self._stage(slot, total)
             stream.record(self._behind)
             self._stream.wait(self._behind)
+            if self.marks is not None:
+                self.marks.begin(self._stream)
             places = self._fill(slot, spans, found, dict(zip(staged, offsets, strict=True)))
             self._generation += 1
             for page in self._pages:
                 page.store_ready(self._stream, slot.number, self._generation)
+            if self.marks is not None:
+                self.marks.end(self._stream)
             if not self._overlap:
                 self._stream.record(self._behind)
                 stream.wait(self._behind)

@@ -14,6 +14,7 @@ from async_adag.gpu.arrivals import Arrival, Arrivals
 from async_adag.gpu.buffers import Buffer, Buffers, Events, behind_all, lay_out, spans_in
 from async_adag.gpu.held import Held
 from async_adag.gpu.interface import Device, DeviceError, Event, Link, Span, Stream
+from async_adag.gpu.transfer import Marks
 
 
 class _Checked:
@@ -60,6 +61,7 @@ class LinkSender:
             overlap: whether the stream of the tensors goes on while they are sent.
             linger: how long `close` waits for the device, in seconds.
         """
+        self.marks: Marks | None = None
         self._links = list(links)
         self._checked = _Checked(self._links)
         self._linger = linger
@@ -99,6 +101,8 @@ class LinkSender:
         try:
             for link, stream in zip(self._links, self._streams, strict=True):
                 stream.wait(self._produced)
+                if self.marks is not None:
+                    self.marks.begin(stream)
                 try:
                     with link.group():
                         for span in spans:
@@ -108,6 +112,8 @@ class LinkSender:
                     event = self._events.take()
                     stream.record(event)
                     sent.append(event)
+                if self.marks is not None:
+                    self.marks.end(stream)
                 if not self._overlap:
                     producing.wait(event)
         finally:
@@ -158,6 +164,7 @@ class LinkReceiver:
                 receiving waits for it too.
             linger: how long `close` waits for the device, in seconds.
         """
+        self.marks: Marks | None = None
         self._device = device
         self._link = link
         self._checked = _Checked([link])
@@ -195,6 +202,8 @@ class LinkReceiver:
         for using in () if self._overlap else streams:
             using.record(self._received)
             self._stream.wait(self._received)
+        if self.marks is not None:
+            self.marks.begin(self._stream)
         try:
             with self._link.group():
                 for span in spans:
@@ -202,6 +211,8 @@ class LinkReceiver:
         except BaseException:
             self._stranded.append(buffer)  # some of it may be under way, into this
             raise
+        if self.marks is not None:
+            self.marks.end(self._stream)
         self._stream.record(self._received)
         for using in streams:
             using.wait(self._received)

@@ -109,6 +109,10 @@ class SimulatedDevice:
         self.host.check()
         return self._keep(SimulatedEvent(self.world, self.host, next(self.world.numbers)))
 
+    def timed_event(self) -> SimulatedEvent:
+        """See `interface.Device`."""
+        return self.event()
+
     def words(self, memory: memoryview) -> SimulatedWords:
         """See `interface.Device`. The memory of several processes is the same here: by its address."""
         world = self.world

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from async_adag.gpu.interface import DeviceError, Event
+from async_adag.gpu.interface import DeviceError, Event, TimedEvent
 from async_adag.gpu.simulated_clocks import Deadlock, Misuse
 from async_adag.gpu.simulated_schedule import Schedule
 from async_adag.gpu.simulated_work import Host, Queue, Record, Ticket, Wait
@@ -65,6 +65,23 @@ class SimulatedEvent:
                 raise Deadlock(f"{self._host.name} waits for {self}, and nothing can go on: {waiting}")
             self._host.check()
         self._host.clock.join(ticket.clock)
+
+    def since(self, earlier: TimedEvent) -> int:
+        """See `interface.TimedEvent`: virtual time. Any event of the simulation's tells it."""
+        ends = [event_of(event).passed_at() for event in (earlier, self)]
+        return round((ends[1] - ends[0]) * 1e9)
+
+    def passed_at(self) -> float:
+        """When the device passed it, in seconds of virtual time.
+
+        Raises:
+            Misuse: it has not.
+        """
+        self._check(self._host, "times")
+        at = self._ticket.done_at
+        if at is None:
+            raise self._schedule.fault(Misuse(f"{self._host.name} times {self}, which has not been passed"))
+        return at
 
     def close(self) -> None:
         self._closed = True

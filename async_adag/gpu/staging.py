@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from async_adag.gpu.arrivals import Arrivals
 from async_adag.gpu.buffers import Buffer, Buffers, lay_out, size_class, spans_in, wait_until
 from async_adag.gpu.interface import Device, DeviceError, Event, HostMemory, Span, Stream
-from async_adag.gpu.transfer import Arrived
+from async_adag.gpu.transfer import Arrived, Marks
 
 
 class Pinned:
@@ -98,7 +98,11 @@ class PinnedBuffers:
 
 
 class ToHost:
-    """Brings memory of the device to the host, at the writer of an edge."""
+    """Brings memory of the device to the host, at the writer of an edge.
+
+    Attributes:
+        marks: told of each copy, if any.
+    """
 
     def __init__(self, device: Device, *, linger: float = 5.0) -> None:
         """Begin an edge.
@@ -107,6 +111,7 @@ class ToHost:
             device: where the memory is.
             linger: how long `close` waits for the device, in seconds.
         """
+        self.marks: Marks | None = None
         self._device = device
         self._linger = linger
         self._stream = device.stream()
@@ -131,8 +136,12 @@ class ToHost:
         stream.record(self._produced)
         self._stream.wait(self._produced)
         to = spans_in(pinned.memory.span, places, [span.nbytes for span in spans])
+        if self.marks is not None:
+            self.marks.begin(self._stream)
         for there, here in zip(to, spans, strict=True):
             self._device.to_host(there, here, self._stream)
+        if self.marks is not None:
+            self.marks.end(self._stream)
         self._stream.record(self._copied)
         self._await()  # where this raises, the device may still write there: it is nobody's any more
         self._lent.append(pinned)
@@ -173,6 +182,7 @@ class FromHost:
 
     Attributes:
         follower: a stream that is to wait for whatever arrives too.
+        marks: told of each copy, if any.
     """
 
     def __init__(
@@ -187,6 +197,7 @@ class FromHost:
             pinned: see ``kept`` of `PinnedBuffers`.
             linger: how long the end of everything waits for the device, in seconds.
         """
+        self.marks: Marks | None = None
         self._device = device
         self._overlap = overlap
         self._linger = linger
@@ -225,7 +236,11 @@ class FromHost:
             stream.record(self._ordered)
             self._stream.wait(self._ordered)
         to, source = Span(buffer.span.address, total), Span(pinned.memory.span.address, total)
+        if self.marks is not None:
+            self.marks.begin(self._stream)
         self._device.from_host(to, source, self._stream)
+        if self.marks is not None:
+            self.marks.end(self._stream)
         self._pinned.give_back(pinned, self._stream)
         self._stream.record(self._ordered)
         self._wait(stream)

@@ -23,8 +23,24 @@ class Arrived(Protocol):
     def span(self) -> Span: ...
 
 
+class Marks(Protocol):
+    """Is told where on a stream a transfer begins and ends, while somebody wants to know how long they take."""
+
+    def begin(self, stream: Stream) -> None:
+        """It is issued to ``stream`` from here on."""
+
+    def end(self, stream: Stream) -> None:
+        """It has been issued."""
+
+
 class Sender(Protocol):
-    """The writer's end of one edge, for all its readers."""
+    """The writer's end of one edge, for all its readers.
+
+    Attributes:
+        marks: told of each transfer, if any.
+    """
+
+    marks: Marks | None
 
     def announce(self, spans: Sequence[Span], owners: Sequence[Any], stream: Stream) -> Any:
         """Before the frame is published.
@@ -56,7 +72,13 @@ class Sender(Protocol):
 
 
 class Receiver(Protocol):
-    """One reader's end of one edge."""
+    """One reader's end of one edge.
+
+    Attributes:
+        marks: told of each transfer, if any; where tensors stay where they are, of the waiting for them.
+    """
+
+    marks: Marks | None
 
     def receive(
         self, note: Any, sizes: Sequence[int], stream: Stream, others: Sequence[Stream] = ()

@@ -43,7 +43,7 @@ def describe_state(
     lines += [f"  {_loop(plan, number, loop, levels)}" for number, loop in enumerate(loops)]
     if levels:
         lines.append("channels")
-        lines += [f"  {_channel(plan, channel, levels.get(channel.number))}" for channel in plan.channels]
+        lines += [f"  {_channel(plan, channel, levels[channel.number])}" for channel in plan.channels]
     if flights:
         lines.append("executions")
         lines += [f"  {_flight(plan, flight, loops, levels)}" for flight in flights[:SHOWN]]
@@ -68,11 +68,8 @@ def _loop(plan: Plan, actor: int, loop: LoopSnapshot, levels: Mapping[int, Level
     return f"{loop.actor}: asleep until news of {' or '.join(asleep)}" if asleep else f"{loop.actor}: awake"
 
 
-def _channel(plan: Plan, channel: Channel, level: Level | None) -> str:
+def _channel(plan: Plan, channel: Channel, level: Level) -> str:
     values = ", ".join(describe(plan.graph, value) for value in channel.values) or "triggers"
-    if level is None:
-        names = ", ".join(_name(plan, process) for process in channel.readers)
-        return f"{channel.number}: {values}: {_name(plan, channel.writer)} -> {names} (on another host)"
     readers = [
         f"{_name(plan, process)} (has taken {taken})"
         for process, taken in zip(channel.readers, level.taken, strict=True)

@@ -35,10 +35,17 @@ _LANES_APART = 100_000  # between the numbers of lanes; in between are those tha
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """What one process has recorded; and how many records it has lost, as later ones took their places."""
+    """What one process has recorded.
+
+    Attributes:
+        records: those.
+        lost: how many it has lost, as later ones took their places.
+        clock_error: how many nanoseconds its times may be wrong, either way: it lives on another host.
+    """
 
     records: list[Record]
     lost: int = 0
+    clock_error: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +105,14 @@ class Timeline:
     def lost(self) -> dict[str, int]:
         """Records that were lost, by the names of the processes that lost some."""
         return {self._name(process): log.lost for process, log in self._logs.items() if log.lost}
+
+    def missing(self) -> list[str]:
+        """The names of the processes that have no log."""
+        return [self._name(actor.actor) for actor in self._plan.actors if actor.actor not in self._logs]
+
+    def clock_errors(self) -> dict[str, float]:
+        """Seconds that times may be wrong, either way, by the names of the processes that have another clock."""
+        return {self._name(n): log.clock_error / 1e9 for n, log in self._logs.items() if log.clock_error}
 
     def label(self, node: int) -> str:
         """A node in words."""
@@ -162,7 +177,13 @@ class Timeline:
         return {
             "traceEvents": self.events(),
             "displayTimeUnit": "ns",
-            "otherData": {"producer": "async_adag", "clock": "CLOCK_MONOTONIC", "lost_records": self.lost()},
+            "otherData": {
+                "producer": "async_adag",
+                "clock": "CLOCK_MONOTONIC",
+                "lost_records": self.lost(),
+                "clock_error_s": self.clock_errors(),
+                "missing": self.missing(),
+            },
         }
 
     def _exists(self, process: int, record: Record) -> bool:

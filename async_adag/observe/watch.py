@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from async_adag.observe.shares import Shares, human_seconds, shares_between
 from async_adag.observe.stats import Stats
-from async_adag.observe.words import human_size, printable
+from async_adag.observe.words import counted, human_size, printable
 
 WINDOW = 1.0  # seconds that the figures are of
 BAR = 20  # characters of a node that is busy all the time
@@ -44,9 +44,10 @@ class Row:
 def headline(shares: Shares) -> str:
     """What is shown of the graph as a whole."""
     seconds = shares.seconds or 1.0
+    written = human_size(round(shares.bytes / seconds))
     return (
-        f"{shares.rate:,.0f} executions/s, {shares.in_flight} in flight, {shares.waiting} callers in line for a "
-        f"place\n{human_size(round(shares.bytes / seconds))}/s written, {shares.waits / seconds:,.0f} waits/s for "
+        f"{shares.rate:,.0f} executions/s, {shares.in_flight} in flight, {counted(shares.waiting, 'caller')} in "
+        f"line for a place\n{written}/s written, {shares.waits / seconds:,.0f} waits/s for "
         f"a place, {shares.parked / seconds:,.0f} sleeps/s"
     )
 

@@ -60,6 +60,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def counted(number: int, noun: str) -> str:
+    """So many of something: ``1 caller``, ``2 callers``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def human_size(size: int) -> str:
     """A number of bytes as people write it: 1536 is 1.5 KiB."""
     scaled, units = float(size), ["B", "KiB", "MiB", "GiB", "TiB"]

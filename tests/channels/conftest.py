@@ -20,7 +20,8 @@ from async_adag.actor.moved import MovedReader, MovedWriter
 from async_adag.channels.direct import Direct, DirectReader, DirectWriter
 from async_adag.channels.doorbell import Doorbell
 from async_adag.channels.ring import RingReader, RingSpec, RingWriter, create_ring
-from tests.tcp import TurningReader, TurningWriter, link
+from tests.sides import Sides
+from tests.tcp import Link, TurningReader, TurningWriter, link
 
 settings.register_profile("same-each-time", derandomize=True, deadline=None)
 settings.load_profile("same-each-time")
@@ -29,7 +30,7 @@ SLOTS = 4
 
 
 @dataclass
-class Channel:
+class Channel(Sides):
     """Both sides of a channel, and their doorbells.
 
     Attributes:
@@ -37,7 +38,6 @@ class Channel:
         bells: the readers' doorbells.
         writer_bell: the writer's.
         spec: of a ring, what its ends agree on.
-        memory: of a ring, a descriptor of its memory file for the test's own use; -1 otherwise.
     """
 
     slots: int
@@ -48,18 +48,6 @@ class Channel:
     spec: RingSpec | None = None
     memory: int = -1
     on_close: Callable[[], None] = lambda: None
-
-    @property
-    def reader(self) -> Any:
-        """The only reader."""
-        (reader,) = self.readers
-        return reader
-
-    def send(self, value: Any) -> None:
-        """Write one frame."""
-        assert self.writer.may_write()
-        self.writer.stage(self.writer.encode(value))
-        self.writer.publish()
 
     def read_all(self) -> list[Any]:
         """What each reader reads next."""
@@ -80,9 +68,7 @@ class Channel:
         self.on_close()
         for bell in (self.writer_bell, *self.bells):
             bell.close()
-        memory, self.memory = self.memory, -1
-        if memory >= 0:
-            os.close(memory)
+        self.close_memory()
 
 
 def has_rung(bell: Doorbell) -> bool:
@@ -210,6 +196,20 @@ def make_ring() -> Iterator[Callable[..., Channel]]:
 def ring(make_ring: Callable[..., Channel]) -> Channel:
     """A ring with one reader."""
     return make_ring()
+
+
+@pytest.fixture
+def open_link() -> Iterator[Callable[..., Link]]:
+    """Opens channels over TCP, as bare as they are, and closes them."""
+    made: list[Link] = []
+
+    def make(**options: Any) -> Link:
+        made.append(link(**options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
 
 
 @pytest.fixture

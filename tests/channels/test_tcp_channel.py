@@ -20,20 +20,6 @@ from async_adag.channels.ring import INLINE_CAPACITY, LEASES
 from async_adag.protocol.wire import HEADER_SIZE
 from tests.tcp import PATIENCE, Link, link
 
-
-@pytest.fixture
-def open_link():
-    made = []
-
-    def make(**options):
-        made.append(link(**options))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.close()
-
-
 BORDERS = [0, 1, INLINE_CAPACITY, WHOLE, BUFFER - HEADER_SIZE, BUFFER, FAR, 1 << 20]
 SIZES = sorted({max(0, border + by) for border in BORDERS for by in (-1, 0, 1)} | {48 << 20})
 
@@ -160,6 +146,25 @@ def test_readers_of_other_processes_get_frames_and_give_credits_without_the_loop
     first.read()
     other.read()
     channel.here.wait(channel.writer.may_write)
+
+
+def test_several_landings_of_one_process_wait_by_its_one_doorbell(open_link):
+    """Each is told of what other processes take, also once one of them need not know any more."""
+    one = open_link(readers=2, slots=2)
+    more = [open_link(readers=2, slots=2, there=one.there, landing_bell=one.landing_bell) for _ in range(2)]
+    channels = [one, *more]
+    for channel in channels:
+        channel.send(0)
+        channel.send(1)
+    wait_for(lambda: all(channel.landing.landed == 2 for channel in channels))
+    for channel in channels:
+        for _ in range(2):
+            channel.readers[0].read()
+    for channel in channels:
+        assert not channel.writer.may_write()
+        for _ in range(2):
+            channel.readers[1].read()
+        channel.here.wait(channel.writer.may_write)
 
 
 def wait_for(condition):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from itertools import accumulate
 
@@ -240,8 +239,10 @@ def side_with(clock):
 @pytest.mark.parametrize("silent", ["onward", "back"])
 def test_silence_of_either_direction_is_found(open_link, silent):
     clock = Hour()
-    way = Way(silent_at=0)
+    way = Way(silent_at=HEADER_SIZE)
     channel = open_link(**{silent: way}, here=side_with(clock), there=side_with(clock))
+    beat(channel, clock, 0.25)
+    wait(channel, lambda: channel.writer._heard == channel.landing._heard == clock.now)
     beat(channel, clock, HEARTBEAT)
     assert not channel.there.losses + channel.here.losses
     deaf = channel.there if silent == "onward" else channel.here
@@ -250,15 +251,38 @@ def test_silence_of_either_direction_is_found(open_link, silent):
     assert deaf.losses == [(0, "silent for 1 s")]
 
 
+def test_who_has_not_begun_yet_is_waited_for(open_link):
+    """As long as a graph is compiled: the other side may wait for others still."""
+    clock = Hour()
+    way = Way(silent_at=0)
+    channel = open_link(back=way, here=side_with(clock), there=side_with(clock))
+    beat(channel, clock, 20 * HEARTBEAT)
+    assert not channel.there.losses + channel.here.losses
+    way.speak.set()
+    wait(channel, lambda: channel.writer._heard == clock.now)
+    assert channel.pass_on("begins") == "begins"
+
+
+def test_signs_of_life_are_given_however_busy_a_loop_is_with_the_connection(open_link):
+    clock = Hour()
+    channel = open_link(through=False, here=side_with(clock), there=side_with(clock))
+    clock.now += HEARTBEAT
+    with channel.writer.lock:
+        ticking = threading.Thread(target=channel.here.network.tick)
+        ticking.start()
+        ticking.join(0.01)  # it has looked, or comes later; either will do
+    ticking.join()
+    wait(channel, lambda: channel.landing._heard == clock.now)
+
+
 def test_a_connection_on_which_nothing_is_said_stays(open_link):
     clock = Hour()
     proxied = open_link(here=side_with(clock), there=side_with(clock))
     for _ in range(40):
         clock.now += 0.25
         for side, other in ((proxied.here, proxied.landing), (proxied.there, proxied.writer)):
-            before = other._heard
             side.network.tick()  # says something
-            wait(proxied, lambda: other._heard > before)  # noqa: B023 - until it is heard
+            wait(proxied, lambda: other._heard == clock.now)  # noqa: B023 - until it is heard
     assert not proxied.there.losses + proxied.here.losses
     assert proxied.pass_on("still") == "still"
 
@@ -269,10 +293,9 @@ def test_a_trickle_of_single_bytes_is_no_loss(open_link):
     channel = open_link(way, here=Side(), there=side_with(clock), slots=len(VALUES))
     send_all(channel, VALUES)
     for passed in range(1, ENDS[-1] + 1):
-        before = channel.landing._heard
         clock.now += 0.9
         way.permits.release()
-        wait(channel, lambda: channel.landing._heard > before)  # noqa: B023
+        wait(channel, lambda: channel.landing._heard == clock.now)
         channel.there.network.tick()
         assert channel.landing.landed == sum(end <= passed for end in ENDS)
     assert not channel.there.losses
@@ -374,17 +397,7 @@ def test_a_forked_child_takes_nothing_from_its_parent(open_link):
     channel = open_link(through=False, slots=8)
     assert channel.pass_on("before") == "before"
     channel.send(np.zeros(1 << 20))  # in the midst of which the child begins
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            for side in (channel.here, channel.there):
-                side.network.leave_to_parent()
-                side.attendant.leave_to_parent()
-            code = 0
-        finally:
-            os._exit(code)
-    assert os.waitpid(child, 0)[1] == 0
+    channel.leave_in_child()
     wait(channel, lambda: channel.landing.landed == 2)
     assert channel.reader.read().shape == (1 << 20,)
     assert channel.pass_on("after") == "after"

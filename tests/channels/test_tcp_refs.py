@@ -10,24 +10,10 @@ import pytest
 from async_adag.channels.codec import Referring
 from async_adag.channels.ring import HOLDS
 from async_adag.protocol.frame import Kind
-from tests.tcp import link
 
 
 class Ref:
     """Stands for an ObjectRef."""
-
-
-@pytest.fixture
-def open_link():
-    made = []
-
-    def make(**options):
-        made.append(link(**options))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.close()
 
 
 def write(channel, value):

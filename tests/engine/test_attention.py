@@ -75,12 +75,18 @@ async def test_other_tasks_run_while_it_polls(make_stage):
     stage = make_stage(parts=1, busy_poll=LONG)
     future = await stage.compiled.execute_async(1)
     read, write = os.pipe()
-    heard = asyncio.Event()
+    heard, answered = asyncio.Event(), asyncio.Event()
+
+    async def answer():
+        await heard.wait()
+        answered.set()
+
+    other = asyncio.ensure_future(answer())
     loop = asyncio.get_running_loop()
     loop.add_reader(read, heard.set)
     os.write(write, b"x")
-    await heard.wait()
-    await asyncio.sleep(0.001)
+    await answered.wait()
+    await other
     loop.remove_reader(read)
     os.close(read)
     os.close(write)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import ctypes
 import gc
 import os
 import signal
 import sys
 import weakref
+from pathlib import Path
 
 import pytest
 import ray
@@ -135,6 +137,27 @@ async def test_a_node_that_ends_its_process(workers, make_victim, ending, kind):
         for n, result in enumerate(await asyncio.gather(*futures, return_exceptions=True)):
             check(result, name_of(victim), f"execution {n}")
     wait_until_dead(victim)
+    await are_free(workers)
+
+
+def leave_a_mark(path):
+    atexit.register(Path(path).touch)
+    sys.exit(3)
+
+
+@pytest.mark.parametrize("kind", [Worker, AsyncWorker])
+async def test_a_node_that_exits_ends_its_actor_in_an_orderly_way(workers, make_actor, tmp_path, kind):
+    """Its exit is no crash: handlers run, Ray says what happened, and does not restart the actor."""
+    victim = make_actor(kind, max_restarts=1)
+    path = tmp_path / "left"
+    with InputNode() as x:
+        dag = workers[1].echo.bind(victim.call.bind(leave_a_mark, workers[0].echo.bind(x)))
+    async with async_adag.compile(dag) as compiled:
+        with pytest.raises(GraphBroken):
+            await compiled(str(path))
+    with pytest.raises(ActorDiedError, match="a node of a compiled graph raised SystemExit"):
+        ray.get(victim.pid.remote(), timeout=20)
+    assert path.exists()
     await are_free(workers)
 
 

@@ -286,3 +286,35 @@ async def test_overlap_in_a_graph(kind, actors, figures):
             seconds[overlap] = time.perf_counter() - begin
     figures.add("60 x 16 MiB through 3 actors", "s", overlap=seconds[True], plain_order=seconds[False])
     assert results[True] == results[False]
+
+
+@each_kind
+async def test_a_trace_shows_what_the_gpu_does(kind, actors):
+    """Each execution is received, computed on and sent, in this order, by the device's own times."""
+    first, second, third = actors
+    with InputNode() as described:
+        made = on_the_device(first.make.bind(described))
+        dag = third.total.bind(on_the_device(second.add.bind(made, 1)))
+    with compile_gpu(dag, kind) as compiled:
+        await compiled(Tensor((1 << 22,)))
+        async with compiled.trace() as trace:
+            for number in range(5):
+                await compiled(Tensor((1 << 22,), seed=number))
+    spans: dict[tuple[int, str, int], tuple[float, float]] = {}
+    for event in trace.events:
+        if event["ph"] == "X" and event["cat"].startswith("GPU "):
+            spans[event["pid"], event["cat"], event["args"]["execution"]] = event["ts"], event["ts"] + event["dur"]
+    pids = sorted({pid for pid, _, _ in spans})
+    lanes = {pid: {lane for of, lane, _ in spans if of == pid} for pid in pids}
+    assert list(lanes.values()) == [
+        {"GPU compute", "GPU send"},
+        {"GPU receive", "GPU compute", "GPU send"},
+        {"GPU receive", "GPU compute"},
+    ]
+    slack = 2000  # µs by which the clocks of two processes that share a GPU may be thought apart
+    for execution in range(1, 6):
+        made, sent = (spans[pids[0], lane, execution] for lane in ("GPU compute", "GPU send"))
+        received, used = (spans[pids[1], lane, execution] for lane in ("GPU receive", "GPU compute"))
+        assert made[1] <= sent[1] + 1
+        assert sent[0] <= received[1] + slack
+        assert received[1] <= used[1] + 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import re
 import signal
 import socket
 import threading
@@ -66,12 +67,18 @@ async def test_an_actor_on_the_other_host_is_killed(here, there, victim, gate):
     assert await arrived[-1] == 2
     held = await compiled.execute_async(gate.path)
     gate.entered()
+    while "computing execution 3" not in compiled._engine.describe_computing():
+        pass  # from here on it is known, whether it can still be asked or not
     os.kill(pid, signal.SIGKILL)
     with pytest.raises(ActorDiedError) as caught:
         await held
     assert isinstance(caught.value, GraphBroken)
-    for word in (f"({victim._actor_id.hex()[:6]})", "(node ", "execution 3"):
-        assert word in str(caught.value)
+    name = rf"Worker\({victim._actor_id.hex()[:6]}\)"
+    last = rf"in hold_or_echo on {name} of execution 3 when it was last heard of, \d\.\d\d s before"
+    assert re.match(
+        rf"the process of {name} died, {last}; it ran hold_or_echo on {name} on [^;]*\(node \w+\)",
+        str(caught.value),
+    )
     assert [await future for future in arrived] == [0, 1, 2]
     await compiled.aclose()
     await are_free(here[0], there[0])

@@ -36,7 +36,6 @@ def until(compiled, *texts):
             return text
 
 
-@pytest.mark.one_host(reason="the driver sees the rings of its own host only")
 async def test_executions_behind_a_method_that_hangs(chain, gate):
     async with async_adag.compile(chain, max_inflight=4) as compiled:
         futures = [await compiled.execute_async(gate.path)]
@@ -85,7 +84,7 @@ async def test_those_that_wait_for_a_place(worker, gate):
         held = await compiled.execute_async(gate.path)
         waiting = asyncio.ensure_future(compiled(1))
         await asyncio.to_thread(gate.entered)
-        assert dumped(compiled).startswith("open; 1 of 1 executions in flight, 1 callers in line for a place\n")
+        assert dumped(compiled).startswith("open; 1 of 1 executions in flight, 1 caller in line for a place\n")
         gate.open("held")
         assert await asyncio.gather(held, waiting) == ["held", 1]
 

@@ -220,7 +220,6 @@ def test_spans_of_refs_end_when_they_are_settled_or_dropped(spans, pair):
     assert len(spans.ended()) == 3, "each ends once"
 
 
-@pytest.mark.one_host(reason="actors on other hosts are not recorded")
 async def test_what_was_traced_as_spans(spans, pair):
     async with async_adag.compile(pair) as compiled:
         with compiled.trace() as trace:

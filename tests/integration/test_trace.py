@@ -14,9 +14,9 @@ from ray.dag import InputNode, MultiOutputNode
 import async_adag
 from async_adag import GraphClosed
 from async_adag.actor.records import CAPACITY, count_of, records_in
+from async_adag.driver import trace as trace_module
+from async_adag.driver.trace import Trace
 from tests.timelines import check_events, names_of, spans, ways
-
-pytestmark = pytest.mark.one_host(reason="actors on other hosts are not recorded")
 
 CHAIN = {
     ("driver: write channel 0", "Worker: read channel 0"),
@@ -73,6 +73,7 @@ def test_without_an_event_loop(worker):
             assert numbers(events, cat="in flight") == [seq]
 
 
+@pytest.mark.one_host(reason="readers on two hosts have a channel each")
 async def test_one_frame_for_several_and_several_outputs(workers):
     with InputNode() as x:
         dag = MultiOutputNode([workers[0].echo.bind(x), workers[1].echo.bind(x)])
@@ -194,6 +195,7 @@ def test_a_driver_that_is_an_actor_of_the_graph(make_actor, worker):
     assert len(names_of(events, "process_name")) == 3
 
 
+@pytest.mark.one_host(reason="it looks into the actors' memory")
 async def test_nothing_is_recorded_before_and_after(chain):
     async with async_adag.compile(chain) as compiled:
         controls = compiled._engine.deployment.controls
@@ -212,6 +214,7 @@ async def test_nothing_is_recorded_before_and_after(chain):
         assert counts() == before
 
 
+@pytest.mark.one_host(reason="it spoils shared memory")
 async def test_records_that_are_lost_are_counted(worker):
     with InputNode() as x:
         dag = worker.echo.bind(x)
@@ -261,3 +264,36 @@ def test_what_is_refused(chain, tmp_path):
         compiled.execute(1).get()
     with pytest.raises(GraphClosed), compiled.trace():
         pass
+
+
+@pytest.mark.one_host(reason="those on other hosts are asked for their records, and not waited for")
+@pytest.mark.parametrize("waits", ["in a thread", "here"])
+async def test_leaving_waits_for_actors_that_have_a_gpu_to_wait_for(chain, monkeypatch, waits):
+    monkeypatch.setattr(trace_module, "SETTLE", 30)
+    monkeypatch.setattr(Trace, "_have_lanes", lambda self: [0, 1])
+    async with async_adag.compile(chain) as compiled:
+        controls = compiled._engine.deployment.controls
+        for seq in range(3):
+            if waits == "here":
+                with compiled.trace() as trace:
+                    await compiled(1)
+            else:
+                async with compiled.trace() as trace:
+                    await compiled(1)
+            assert [control.is_heeded() for control in controls] == [True, True]
+            assert numbers(checked(trace), cat="in flight") == [seq]
+
+
+async def test_leaving_does_not_wait_for_a_method_that_hangs(worker, gate, monkeypatch):
+    monkeypatch.setattr(trace_module, "SETTLE", 0.01)
+    monkeypatch.setattr(Trace, "_have_lanes", lambda self: [0])
+    with InputNode() as x:
+        dag = worker.hold_or_echo.bind(x)
+    async with async_adag.compile(dag) as compiled:
+        async with compiled.trace() as trace:
+            held = await compiled.execute_async(gate.path)
+            await asyncio.to_thread(gate.entered)
+        gate.open()
+        await held
+    (flight,) = spans(checked(trace), cat="in flight")
+    assert flight["args"] == {"execution": 0, "unfinished": True}

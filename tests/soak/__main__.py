@@ -15,6 +15,7 @@ from random import Random, SystemRandom
 
 import ray
 
+from tests.nodes import several_nodes
 from tests.soak import record, verdict
 from tests.soak.chaos import Chaos
 from tests.soak.outcomes import Hung, Tally
@@ -28,15 +29,19 @@ STUCK = 2  # times the patience after which an event loop that stands still ends
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit status: 1 if something was wrong, or not flat."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.run == "chaos" and options.hosts > 1:
+        parser.error("chaos spoils what lies in shared memory, and kills by pid: it has one host only")
     seed = options.seed if options.seed is not None else SystemRandom().randrange(1 << 32)
-    print(f"{options.run}, {options.minutes:g} minutes, --seed {seed}, {options.loop}", flush=True)
+    where = f", {options.hosts} hosts" if options.hosts > 1 else ""
+    print(f"{options.run}, {options.minutes:g} minutes, --seed {seed}, {options.loop}{where}", flush=True)
     tally = Tally(options.patience)
     began = time.monotonic()
-    with _ray():
+    with _ray(options.hosts):
         run: Soak | Chaos
         if options.run == "soak":
-            run = Soak(Random(seed), tally, options.largest, _tell)
+            run = Soak(Random(seed), tally, options.largest, options.hosts, _tell)
         else:
             run = Chaos(seed, tally, options.pause, _tell)
         with asyncio.Runner(loop_factory=_loop_factory(options.loop)) as runner:
@@ -47,22 +52,20 @@ def main(arguments: list[str] | None = None) -> int:
         "minutes": options.minutes,
         "took, s": round(time.monotonic() - began, 1),
         "event loop": options.loop,
+        "hosts": options.hosts,
         "largest payload": options.largest,
     }
     return _report(options, facts, tally, run.samples)
 
 
 @contextmanager
-def _ray() -> Iterator[None]:
-    """A Ray on this machine of the run's own; that of this process, where it has one."""
+def _ray(hosts: int) -> Iterator[None]:
+    """A Ray on this machine of the run's own, with so many nodes; that of this process, where it has one."""
     if ray.is_initialized():
         yield
         return
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
-    try:
+    with several_nodes(hosts, log_to_driver=False, logging_level="error"):
         yield
-    finally:
-        ray.shutdown()
 
 
 async def _watched(run: Soak | Chaos, seconds: float, tally: Tally) -> None:
@@ -135,6 +138,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, metavar="DIR", help="write the record and the plot here")
     parser.add_argument(
         "--patience", type=float, default=60.0, metavar="SECONDS", help="what hangs this long hangs (60)"
+    )
+    parser.add_argument(
+        "--hosts", type=int, default=1, help="Ray nodes of the soak, each a host of its own: edges go by TCP (1)"
     )
     parser.add_argument(
         "--pause", type=float, default=3.0, metavar="SECONDS", help="between two kills, at most (3)"

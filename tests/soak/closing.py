@@ -22,6 +22,8 @@ async def compile_subject(subject: Subject, rng: Random, tally: Tally, **options
     dag = subject.shape.bind(subject.actors)
     options.setdefault("max_inflight", rng.choice((1, 2, 4, 8, 32)))
     options.setdefault("submit_timeout", rng.choice((None, None, 0.05)))
+    # Ray runs actors at a lower priority than most: a machine that is busy with others starves them for seconds.
+    options.setdefault("heartbeat_timeout", tally.patience)
     subject.impatient = options["submit_timeout"] is not None
     if rng.random() < 0.5:
         compiling: Any = async_adag.compile_async(dag, **options)

@@ -13,6 +13,7 @@ from functools import partial
 from random import Random
 from typing import Any
 
+from tests.nodes import on
 from tests.soak.actors import AsyncHand, Hand, give_back_memory, keep_no_free_memory
 from tests.soak.callers import Callers, Way
 from tests.soak.closing import ENDS, compile_subject, end
@@ -34,14 +35,16 @@ class Soak:
         rng: decides orders and forms.
         tally: where outcomes are counted.
         largest: bytes of the largest payload.
+        hosts: Ray nodes over which actors are spread, as `tests.nodes` makes them.
         tell: told about each round.
     """
 
-    def __init__(self, rng: Random, tally: Tally, largest: int, tell: Callable[[str], None]) -> None:
+    def __init__(self, rng: Random, tally: Tally, largest: int, hosts: int, tell: Callable[[str], None]) -> None:
         self.tally = tally
         self.samples: list[Sample] = []
         self._rng = rng
         self._sizes = [size for size in SIZES if size <= largest]
+        self._hosts = hosts
         self._tell = tell
         self._post = Post(rng)
         self._callers = Callers(tally, self._post)
@@ -67,7 +70,14 @@ class Soak:
 
     async def _begin(self) -> None:
         keep_no_free_memory()
-        self._actors = {"actor a": Hand.remote(), "actor b (async)": AsyncHand.remote(), "actor c": Hand.remote()}
+        kinds: dict[str, Any] = {"actor a": Hand, "actor b (async)": AsyncHand, "actor c": Hand}
+        if self._hosts == 1:
+            self._actors = {name: kind.remote() for name, kind in kinds.items()}
+        else:  # one more, so that there are two on either of two: a host's steward, and one that it looks after
+            kinds["actor d"] = Hand
+            for number, (name, kind) in enumerate(kinds.items()):
+                place = number % self._hosts
+                self._actors[f"{name}, host {place}"] = kind.options(**on(place)).remote()
         self._pids = {"driver": os.getpid()}
         for name, actor in self._actors.items():
             self._pids[name] = await self.tally.result_of(actor.pid.remote(), f"the start of {name}")

@@ -13,10 +13,12 @@ from async_adag.actor.records import (
     copy_records,
     count_of,
     give_back,
+    hear_records,
     make_room,
     read_records,
     records_here,
     records_in,
+    tell_records,
 )
 from async_adag.channels.memory import Mapping, create_file
 
@@ -128,3 +130,34 @@ def test_a_copy_is_read_as_the_memory_was():
     write(recorder, range(5))
     assert read_records(copy, 0, written) == ([record(n) for n in range(1, CAPACITY)], 1)
     assert read_records(copy, 0, written + 5)[1] == 6, "so many were overwritten while it was copied"
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, CAPACITY - 1, CAPACITY, CAPACITY + 10, 2 * CAPACITY])
+@pytest.mark.parametrize("first", [0, 3, CAPACITY - 2])
+def test_what_is_told_to_another_host_is_what_is_read_on_this_one(count, first):
+    words = records_here()
+    write(Recorder(words), range(count))
+    assert hear_records(tell_records(words, first), lambda theirs: theirs) == read_records(words, first)
+
+
+def test_what_is_overwritten_while_it_is_told_is_lost():
+    words = records_here()
+    recorder = Recorder(words)
+    write(recorder, range(CAPACITY))
+    records, lost = hear_records(tell_records(Writing(words, recorder, 4 + 4 * 5), 5), lambda theirs: theirs)
+    assert records[0] == record(21)
+    assert records[-1] == record(CAPACITY - 1)
+    assert lost == 21 - 5
+
+
+def test_times_of_another_host_are_put_on_this_ones_clock():
+    words = records_here()
+    write(Recorder(words), range(2))
+    records, _ = hear_records(tell_records(words, 0), lambda theirs: theirs + 1000)
+    assert [one.began for one in records] == [1001, 1011]
+    assert [one.ended for one in records] == [1005, 1015]
+
+
+@pytest.mark.parametrize("told", [b"", bytes(5), bytes(8), bytes(11), bytes(8) + b"\xff" * 40])
+def test_what_is_told_may_be_anything(told):
+    assert hear_records(told, lambda theirs: theirs) == ([], 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -34,6 +35,12 @@ def test_the_headline_is_of_the_whole_graph():
     assert headline(shares_between(BEFORE, AFTER)) == (
         "2 executions/s, 1 in flight, 2 callers in line for a place\n"
         "100 B/s written, 0 waits/s for a place, 0 sleeps/s"
+    )
+
+
+def test_one_caller_is_one():
+    assert "1 in flight, 1 caller in line for a place" in headline(
+        shares_between(BEFORE, replace(AFTER, waiting=1))
     )
 
 
