@@ -126,7 +126,7 @@ class Landing(Connection):
                 raise FrameError(f"no slot is free for execution {message.seq}")
             self._begin = payload + there
             if not message.buffers and message.kind != _REFS and message.length <= INLINE_CAPACITY:
-                self._ring.stage((message.kind, buffer[payload : self._begin], []))
+                self._ring.stage((message.kind, bytes(buffer[payload : self._begin]), []))
                 self._publish(message, ring_own)
                 continue
             self._make_room(message.length)
