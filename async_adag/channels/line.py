@@ -31,6 +31,10 @@ LINGER = 2.0  # seconds within which what was said last has to be on its way, an
 CLOSED = "closed by the other side"
 
 
+def _ignore(*_: object) -> None:
+    pass
+
+
 class Line:
     """Joins ``local`` with the other end of ``stream``. Owns both.
 
@@ -186,6 +190,7 @@ class Line:
             if self.is_over:
                 return
             self.is_over = True
+        self._on_message, self._before_text = _ignore, _ignore  # whose they are need not wait for a collection
         self._attendant.unwatch(self._stream.fileno())
         if self._local.fileno() >= 0:
             self._attendant.unwatch(self._local.fileno())

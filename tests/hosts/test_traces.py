@@ -58,6 +58,11 @@ def elsewhere(there):
     ray.get([actor.call.remote(shift_clock, 0) for actor in there[:2]])
 
 
+def processes(trace):
+    """The names of processes, without the numbers by which they are in order."""
+    return {pid: name.partition(" ")[2] for pid, name in names_of(trace.events, "process_name").items()}
+
+
 async def test_a_timeline_is_on_one_clock(here, elsewhere, tmp_path):
     """Each step of an execution ends before the next host's begins: as exactly as is said."""
     path = tmp_path / "trace.json"
@@ -70,7 +75,7 @@ async def test_a_timeline_is_on_one_clock(here, elsewhere, tmp_path):
     told = json.loads(path.read_text())
     assert told["traceEvents"] == trace.events
     names = [f"Worker({actor._actor_id.hex()[:6]})" for actor in actors]
-    assert list(names_of(trace.events, "process_name").values()) == ["driver", *names]
+    assert list(processes(trace).values()) == ["driver", *names]
     assert trace.lost == {}
     assert trace.missing == []
     assert trace.clock_errors.keys() == {*names[1:]}
@@ -80,7 +85,7 @@ async def test_a_timeline_is_on_one_clock(here, elsewhere, tmp_path):
     for n in range(1, 6):
         (flight,) = spans(trace.events, cat="in flight", execution=n)
         steps = spans(trace.events, cat="compute", execution=n)
-        assert [names_of(trace.events, "process_name")[step["pid"]] for step in steps] == names
+        assert [processes(trace)[step["pid"]] for step in steps] == names
         times = [
             flight["ts"],
             *(at for s in steps for at in (s["ts"], s["ts"] + s["dur"])),
@@ -180,7 +185,7 @@ async def test_an_actor_that_dies_meanwhile_is_missing(here, there, second):
     compiled.teardown()
     assert trace.missing == [f"Worker({victim._actor_id.hex()[:6]})"]
     (step,) = spans(trace.events, cat="compute", execution=0)
-    assert names_of(trace.events, "process_name")[step["pid"]] == f"Worker({there[0]._actor_id.hex()[:6]})"
+    assert processes(trace)[step["pid"]] == f"Worker({there[0]._actor_id.hex()[:6]})"
 
 
 async def test_an_actor_that_does_not_answer_is_missing(there, monkeypatch):

@@ -211,7 +211,11 @@ def test_a_graph_that_is_dropped_while_a_closed_loop_has_executions_in_flight(wo
     held.clear()
     gc.collect()
     assert gone() is None
-    assert not take_stock().of_graphs() - before
+    for _ in range(100):  # a thread that looks after the line to another host ends in its own time
+        left = take_stock().of_graphs() - before
+        if not left:
+            break
+    assert not left
     gate.open()
     assert ray.get(workers[1].echo.remote(1)) == 1
 
