@@ -92,7 +92,7 @@ def wait(channel, until):
         channel.here.network.turn()
         return until()
 
-    channel.there.wait(there)
+    channel.there.wait(there, ring_own=False)  # it is the loop that waits, and looks by itself
 
 
 # -- cut
