@@ -6,6 +6,7 @@ import asyncio
 import functools
 import gc
 import inspect
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,6 +18,7 @@ import uvloop
 from ray.cluster_utils import Cluster
 from ray.exceptions import RayError
 
+from async_adag.driver import meeting
 from tests.actors import AsyncWorker, Worker
 from tests.belongings import take_stock
 from tests.gate import Gate
@@ -152,3 +154,20 @@ def make_gate(tmp_path: Path) -> Iterator[Callable[[], Gate]]:
 @pytest.fixture
 def gate(make_gate: Callable[[], Gate]) -> Gate:
     return make_gate()
+
+
+@pytest.fixture
+def crosswise(monkeypatch):
+    """Two compiles go on from the first actor that they have called to the next only when both have called one."""
+    both = threading.Barrier(2, timeout=20)
+    plain = meeting.call_in_actor
+    seen = set()
+
+    def call_in_actor(*args):
+        made = plain(*args)
+        if threading.get_ident() not in seen:
+            seen.add(threading.get_ident())
+            both.wait()
+        return made
+
+    monkeypatch.setattr(meeting, "call_in_actor", call_in_actor)

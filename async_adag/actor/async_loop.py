@@ -15,15 +15,14 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from async_adag.actor.boxes import Inbox, Outbox, Unreadable
 from async_adag.actor.calls import Call, ChannelFailed, calls_of, first_registers, unpack
 from async_adag.actor.children import Origin, end_child
 from async_adag.actor.control import TRACE, Control, LoopState
 from async_adag.actor.moved import Movers, move_tensors
 from async_adag.actor.records import Activity, Recorder, records_in
-from async_adag.actor.traced import TracedReader
 from async_adag.actor.wiring import Endpoints
-from async_adag.channels.codec import Encoded
-from async_adag.channels.interface import STOP, Failure, Reader, Stop, Writer
+from async_adag.channels.interface import Failure, Stop
 from async_adag.graph.plan import ActorPlan
 from async_adag.protocol.frame import ChannelError, FrameError
 
@@ -64,8 +63,8 @@ class AsyncLoop:
         self._on_end = on_end
         self._origin = Origin()
         edge = ends.edges.get
-        self._inboxes = {number: _Inbox(reader, edge(number, "")) for number, reader in ends.readers.items()}
-        self._outboxes = {number: _Outbox(writer, edge(number, "")) for number, writer in ends.writers.items()}
+        self._inboxes = {number: Inbox(reader, edge(number, "")) for number, reader in ends.readers.items()}
+        self._outboxes = {number: Outbox(writer, edge(number, "")) for number, writer in ends.writers.items()}
         self._lead = self._calls[0].reads[0]
         self._heeded = 0  # what the driver asks for, as far as this loop does it
         self._records: Recorder | None = None  # made when first asked for
@@ -196,7 +195,7 @@ class AsyncLoop:
         for call in self._calls:
             for channel, _, targets in call.reads:
                 value = await self._value(self._inboxes[channel], seq)
-                if isinstance(value, _Unreadable):
+                if isinstance(value, Unreadable):
                     value = call.unreadable(value.error)
                 try:
                     unpack(registers, targets, value)
@@ -226,7 +225,7 @@ class AsyncLoop:
                 self._outboxes[channel].put(seq, call, encoded)
                 del encoded
 
-    async def _value(self, inbox: _Inbox, seq: int) -> Any:
+    async def _value(self, inbox: Inbox, seq: int) -> Any:
         if seq not in inbox.kept:
             inbox.wanted[seq] = self._loop.create_future()
             self._turn()
@@ -309,106 +308,3 @@ class AsyncLoop:
         else:
             self._ends.close()
         self._on_end(broken)
-
-
-class _Unreadable:
-    """In place of a frame's value: why it could not be unpickled."""
-
-    def __init__(self, error: Exception) -> None:
-        self.error = error
-
-
-class _Inbox:
-    """Frames of one channel, handed to the executions they belong to."""
-
-    def __init__(self, reader: Reader, edge: str) -> None:
-        self.reader = reader
-        self.edge = edge
-        self.kept: dict[int, Any] = {}
-        self.wanted: dict[int, asyncio.Future[None]] = {}
-        self._next = 0
-
-    def record(self, channel: int, recorder: Recorder | None) -> None:
-        """Record what is read from now on, or no longer."""
-        plain = self.reader.plain if isinstance(self.reader, TracedReader) else self.reader
-        self.reader = plain if recorder is None else TracedReader(plain, channel, recorder)
-
-    def take_next(self) -> Any:
-        self._next += 1
-        try:
-            return self.reader.read()
-        except FrameError as error:
-            raise ChannelFailed(self.edge, self._next - 1, error) from error
-        except ChannelError:
-            raise  # what carries the tensors cannot go on
-        except Exception as error:
-            return _Unreadable(error)
-
-    def keep(self, seq: int, value: Any) -> None:
-        self.kept[seq] = value
-        future = self.wanted.get(seq)
-        if future is not None and not future.done():
-            future.set_result(None)
-
-    def deliver(self) -> None:
-        while self.is_starved() and self.reader.may_read():
-            seq = self._next
-            self.keep(seq, self.take_next())
-
-    def is_starved(self) -> bool:
-        return bool(self.wanted) and self._next <= max(self.wanted)
-
-
-class _Outbox:
-    """Frames of one channel, written in the order of their executions."""
-
-    def __init__(self, writer: Writer, edge: str) -> None:
-        self.writer = writer
-        self._edge = edge
-        self.waiting: dict[int, tuple[Call | None, Encoded]] = {}
-        self._next = 0
-
-    def put(self, seq: int, call: Call, encoded: Encoded) -> None:
-        if seq == self._next and self._may_write():
-            self._write(call, encoded)
-            self.flush()
-        else:
-            # It has to wait: the method's memory is the method's again, so the buffers are copied.
-            kind, body, buffers = encoded
-            self.waiting[seq] = call, (kind, body, [memoryview(bytes(buffer)) for buffer in buffers])
-
-    def end(self, seq: int) -> None:
-        """Write STOP behind the last execution."""
-        self.waiting[seq] = None, self.writer.encode(STOP)
-        self.flush()
-
-    def is_blocked(self) -> bool:
-        return self._next in self.waiting
-
-    def flush(self) -> None:
-        while self._next in self.waiting and self._may_write():
-            self._write(*self.waiting.pop(self._next))
-
-    def arm(self) -> bool:
-        """As `Writer.arm`."""
-        try:
-            return self.writer.arm()
-        except FrameError as error:
-            raise ChannelFailed(self._edge, self._next, error) from error
-
-    def _may_write(self) -> bool:
-        try:
-            return self.writer.may_write()
-        except FrameError as error:
-            raise ChannelFailed(self._edge, self._next, error) from error
-
-    def _write(self, call: Call | None, encoded: Encoded) -> None:
-        try:
-            if call is None:
-                self.writer.stage(encoded)
-            else:
-                call.stage(self.writer, encoded)
-        except FrameError as error:
-            raise ChannelFailed(self._edge, self._next, error) from error
-        self.writer.publish()
-        self._next += 1

@@ -14,7 +14,7 @@ from async_adag.actor.gpu_staging import Fetching, Placing
 from async_adag.actor.moved import Movers
 from async_adag.actor.records import Activity
 from async_adag.channels.memory import Mapping
-from async_adag.channels.tensors import Header
+from async_adag.channels.tensor_headers import Header
 from async_adag.gpu.arrays import current_stream, expose, library_of, wrap
 from async_adag.gpu.cuda import CudaDevice, find_device
 from async_adag.gpu.interface import DeviceError, Link, Stream

@@ -19,7 +19,8 @@ from async_adag.actor.wiring import Endpoints
 from async_adag.channels.codec import Encoded
 from async_adag.channels.interface import Reader, Writer
 from async_adag.channels.layouts import Known, Told
-from async_adag.channels.tensors import Header, Parcel, take_out
+from async_adag.channels.tensor_headers import Header
+from async_adag.channels.tensors import Parcel, take_out
 from async_adag.graph.plan import Move
 from async_adag.protocol.frame import ChannelError
 

@@ -11,7 +11,8 @@ from typing import Any
 from async_adag.channels.codec import Encoded, Failure, Stop
 from async_adag.channels.failures import encode_failure
 from async_adag.channels.interface import Writer
-from async_adag.channels.tensors import Header, headers_of, is_tensor
+from async_adag.channels.tensor_headers import Header
+from async_adag.channels.tensors import headers_of, is_tensor
 from async_adag.graph.plan import Promise
 
 

@@ -23,6 +23,9 @@ class RemoteDriver:
 
     Attributes:
         connection: as to a driver on this host; whoever takes it closes it.
+
+    Raises:
+        OSError: no descriptor is left.
     """
 
     def __init__(self, stream: Stream, attendant: Attendant, heartbeat: float) -> None:
@@ -32,7 +35,11 @@ class RemoteDriver:
         self._told = b""
         self._asked = 0
         self._first = 0  # the number of the first record of the present trace, or the last
-        self.connection, local = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            self.connection, local = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except BaseException:
+            stream.close()
+            raise
         self.connection.setblocking(False)
         self._line = Line(stream, local, attendant, heartbeat, self._hear, self._before_text)
         self._line.start()

@@ -13,7 +13,8 @@ from async_adag.channels.codec import Encoded
 from async_adag.channels.direct import DirectWriter
 from async_adag.channels.host_tensors import OnHost, rebuild
 from async_adag.channels.interface import Reader, Writer
-from async_adag.channels.tensors import Header, take_out
+from async_adag.channels.tensor_headers import Header
+from async_adag.channels.tensors import take_out
 
 
 class Fetcher(Protocol):

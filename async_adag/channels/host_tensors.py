@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pickle import PickleBuffer
 from typing import Any
 
-from async_adag.channels.tensors import Header, Parcel
+from async_adag.channels.tensor_headers import Header
+from async_adag.channels.tensors import Parcel
 
 
 class OnHost:

@@ -5,7 +5,8 @@ The writer gives the numbers. Every reader takes in every frame, so what a publi
 
 from __future__ import annotations
 
-from async_adag.channels.tensors import Header, Parcel
+from async_adag.channels.tensor_headers import Header
+from async_adag.channels.tensors import Parcel
 from async_adag.protocol.frame import ChannelError
 
 KEPT = 64

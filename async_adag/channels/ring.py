@@ -124,7 +124,7 @@ class RingWriter:
             self._staged_bytes = 0
             if seq % IDLE_USES == 0:
                 self._pool.trim(seq)
-            if size == 8:
+            if size == 8 and type(body) is bytes:  # not what came by the network
                 pack_eight(self._memory, at, kind, seq, body)
             else:
                 begin = at + HEADER_SIZE

@@ -44,6 +44,7 @@ class Admission:
         self._check = engine.inputs.check
         self._has_results = bool(plan.results())
         self._outputs = range(len(plan.outputs))
+        self._is_single = len(plan.outputs) == 1
         self._echoes = [
             (number, output.key) for number, output in enumerate(plan.outputs) if isinstance(output, FromInput)
         ]
@@ -135,11 +136,12 @@ class Admission:
         owner: object,
         reserved: bool,
     ) -> Sinks:
-        sinks: Sinks = [loop.create_future() for _ in self._outputs]
+        sinks: Sinks = [loop.create_future()] if self._is_single else [loop.create_future() for _ in self._outputs]
         self._admit(args, kwargs, sinks, reserved)
         if self._ledger.in_flight:
             self._loop.keep(owner)
-            self._attention.expect(loop, may_poll=not self._loop.is_raw)
+            if not self._attention.is_armed:
+                self._attention.expect(loop, may_poll=not self._loop.is_raw)
         return sinks
 
     # -- for threads

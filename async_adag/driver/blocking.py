@@ -121,18 +121,22 @@ class Blocking:
             BaseException: what a handler of Ctrl-C raised, which came while ``held``; nothing is half done.
         """
         engine = self._engine
+        has_left = False  # whether an actor has: whoever parks is told, so that nobody asks the system each time
         while True:
             if held.noted:
                 held.check()
             with engine.lock:
-                engine.notice_departures()
+                if has_left:
+                    has_left = False
+                    engine.notice_departures()
                 engine.take_in()
                 if done():
                     return True
                 engine.life.check_process()
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
-                    return False
+                    engine.notice_departures()  # who does not wait is not told
+                    return done()
                 me = threading.get_ident()
                 follow = threading.Lock() if self._leader not in (0, me) else None
                 if follow is not None:
@@ -148,7 +152,7 @@ class Blocking:
                 if not held.noted:
                     self._parking.wait(engine.arrivals.may_read, engine.arm_or_end, deadline)
             except SentinelFired:
-                pass  # looked at in the next turn
+                has_left = True
             except (OSError, ValueError):
                 if engine.life.is_open():
                     raise

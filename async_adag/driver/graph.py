@@ -271,6 +271,7 @@ class CompiledGraph(GraphCalls):
 
         Raises:
             ImportError: rich is not installed; says what to do.
+            ValueError: a ``refresh`` that is 0 or less.
         """
         from async_adag.observe.watch import Watch
 

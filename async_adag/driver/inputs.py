@@ -61,12 +61,12 @@ class Inputs:
             else:
                 # All are pickled before any is staged, and all staged before any is sent.
                 values = self._values(args, kwargs)
-                frames = [writer.encode(value) for writer, value in zip(writers, values, strict=True)]
+                frames = [each.encode(value) for each, value in zip(writers, values, strict=True)]
                 for writer, frame in zip(writers, frames, strict=True):
                     writer.stage(frame)
         except BaseException as error:
-            for writer in writers:
-                writer.unstage()
+            for each in writers:
+                each.unstage()
             if isinstance(error, FrameError):
                 self._spoiled(writer, error)
             raise

@@ -93,6 +93,7 @@ class Meeting:
         self._abroad = abroad
         self._welcome = welcome
         self._deadline = time.monotonic() + options.compile_timeout if deadline is None else deadline
+        self._cancelled: Callable[[], bool] = lambda: False
         self._guests: dict[int, _Guest] = {}
         self._known: dict[int, _Guest] = {}
         self._in_turn: list[_Guest] = []  # to be called one after another: the first was, or is next
@@ -142,6 +143,7 @@ class Meeting:
             Apart: an actor cannot share memory with others on its node.
             OSError: a limit of this process is reached.
         """
+        self._cancelled = cancelled
         self._in_turn.sort(key=lambda guest: self._plan.graph.actors[guest.number].id)
         looked = time.monotonic()
         while not self._is_complete():
@@ -257,9 +259,7 @@ class Meeting:
         called = [g for g in self._guests.values() if g.ref is not None and not g.ready]
         guests = [guest] if guest is not None else called
         for one in guests:
-            wait = max(0.0, self._deadline - time.monotonic()) if guest is not None else 0
-            done, _ = ray.wait([one.ref], timeout=wait)
-            if not done:
+            if not self._has_answer(one, 0.0 if guest is None else self._deadline):
                 continue
             try:
                 reason = ray.get(one.ref)
@@ -275,6 +275,16 @@ class Meeting:
                 raise Apart(one.number, reason)
             if reason or guest is not None:
                 raise self._gone(one, reason or text)
+
+    def _has_answer(self, guest: _Guest, until: float) -> bool:
+        """Whether Ray has the answer of an actor, by then (`time.monotonic`)."""
+        while True:
+            left = max(0.0, until - time.monotonic())
+            done, _ = ray.wait([guest.ref], timeout=min(left, LOOK_AGAIN))
+            if done or not left:
+                return bool(done)
+            if self._cancelled():
+                raise Cancelled
 
     def _refused(self, guest: _Guest, error: Exception) -> GraphError:
         actor = self._plan.actors[guest.number]

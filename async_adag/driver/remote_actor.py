@@ -24,7 +24,7 @@ class RemoteActor:
     """One end of a socket pair for the driver, and what the attendant does with the other.
 
     Args:
-        stream: to the actor.
+        stream: to the actor; becomes this one's.
         attendant: looks after it.
         heartbeat: seconds of silence after which the actor is given up.
         page: its control page, as the driver sees it: takes over what the actor tells.
@@ -34,6 +34,9 @@ class RemoteActor:
     Attributes:
         connection: as to an actor on this host; whoever takes it closes it.
         records: what it has told of what it has recorded since `begin_trace`; None where it has not.
+
+    Raises:
+        OSError: no descriptor is left.
     """
 
     def __init__(
@@ -58,7 +61,12 @@ class RemoteActor:
         self._begun: Comparison | None = None  # the best of those made as the present trace began
         self._pieces = bytearray()
         self.records: bytes | None = None
-        self.connection, local = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            self.connection, local = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except BaseException:
+            stream.close()
+            bell.close()
+            raise
         self.connection.setblocking(False)
         self._line = Line(stream, local, attendant, heartbeat, self._hear)
         self._line.start()

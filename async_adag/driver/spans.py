@@ -10,6 +10,7 @@ import contextlib
 import time
 import weakref
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from async_adag._version import __version__
@@ -121,10 +122,16 @@ class _Span:
         self._span.add_event("admitted")
         self._left = len(refs)
         for ref in refs:
-            ref.on_settled = self._settled
-            weakref.finalize(ref, self._end).atexit = False  # nobody will learn of a ref that is dropped
             if ref.is_settled():
                 self._settled(ref._error)
+                continue
+            dropped = weakref.finalize(ref, self._settled, None)  # nobody will learn of its outcome
+            dropped.atexit = False
+            ref.on_settled = partial(self._ref_settled, dropped)
+
+    def _ref_settled(self, dropped: weakref.finalize[..., Any], error: BaseException | None) -> None:
+        dropped.detach()
+        self._settled(error)
 
     def fail(self, error: BaseException) -> None:
         """The execution was not begun."""

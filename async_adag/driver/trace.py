@@ -148,11 +148,17 @@ class Trace:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._stop():
-            if self._have_lanes():
-                with anyio.CancelScope(shield=True):  # what has been recorded is gathered all the same
+        if not self._stop():
+            return
+        with anyio.CancelScope(shield=True):  # also where the block was left because of a cancellation
+            try:
+                if self._have_lanes():
                     await anyio.to_thread.run_sync(self._settle)
-            self._gather()
+            except BaseException:
+                self._close_file()
+                raise
+            finally:
+                self._gather()  # what has been recorded is gathered all the same
             await anyio.to_thread.run_sync(self._write)  # it may be many megabytes
 
     def _begin(self) -> None:

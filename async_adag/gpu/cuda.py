@@ -8,14 +8,13 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-import uuid
 from typing import Any
 
+from async_adag.gpu.cuda_driver import SUCCESS, Driver
 from async_adag.gpu.host_function import ring_address
 from async_adag.gpu.interface import DeviceError, Event, Export, NotExportable, Span, Stream, TimedEvent
 from async_adag.gpu.mappings import Mappings
 
-_SUCCESS = 0
 _INVALID_VALUE = 1
 _INSUFFICIENT_DRIVER = 35
 _NO_DEVICE = 100
@@ -121,7 +120,7 @@ class CudaDevice:
         self.runtime = runtime
         self.error: type[Exception] = runtime.CUDARuntimeError
         self.enter()
-        self.driver = _Driver()
+        self.driver = Driver()
         self.identity = self.driver.identity(ordinal)
         self.name = self.driver.name(ordinal)
         self.mappings = Mappings(self)
@@ -246,7 +245,7 @@ class CudaDevice:
         try:
             free(handle)
         except self.error as error:
-            if self.runtime.streamQuery(0) in (_SUCCESS, _NOT_READY):
+            if self.runtime.streamQuery(0) in (SUCCESS, _NOT_READY):
                 raise _failed(call, error) from error
 
     def _new_stream(self) -> int:
@@ -273,7 +272,7 @@ class CudaEvent:
 
     def query(self) -> bool:
         status = self._device.runtime.eventQuery(self.handle)
-        if status == _SUCCESS:
+        if status == SUCCESS:
             return True
         if status == _NOT_READY:
             return False
@@ -393,7 +392,7 @@ class CudaWords:
 
     __slots__ = ("_address", "_array", "_device", "_driver", "_host")
 
-    def __init__(self, device: CudaDevice, driver: _Driver, memory: memoryview) -> None:
+    def __init__(self, device: CudaDevice, driver: Driver, memory: memoryview) -> None:
         self._device = device
         self._driver = driver
         self._array: Any = (ctypes.c_char * memory.nbytes).from_buffer(memory)
@@ -435,76 +434,6 @@ class _WaitingPlace:
             self._runtime.streamDestroy(self.stream)
         except Exception:  # the device has failed, or the process is about to end
             pass
-
-
-class _Driver:
-    """The calls of libcuda that cupy does not have. They let go of the GIL."""
-
-    def __init__(self) -> None:
-        try:
-            library = ctypes.CDLL("libcuda.so.1")
-        except OSError as error:
-            raise DeviceError(f"the NVIDIA driver's library cannot be loaded: {error}") from error
-        pointer, size = ctypes.POINTER(ctypes.c_uint64), ctypes.POINTER(ctypes.c_size_t)
-        self._library = library
-        self._range = library.cuMemGetAddressRange_v2
-        self._range.argtypes = [pointer, size, ctypes.c_uint64]
-        self._launch = library.cuLaunchHostFunc
-        self._launch.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
-        self._store = getattr(library, "cuStreamWriteValue64_v2", None) or library.cuStreamWriteValue64
-        self._wait = getattr(library, "cuStreamWaitValue64_v2", None) or library.cuStreamWaitValue64
-        for operation in (self._store, self._wait):
-            operation.argtypes = [ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint]
-        self._pointer = library.cuMemHostGetDevicePointer_v2
-        self._pointer.argtypes = [pointer, ctypes.c_void_p, ctypes.c_uint]
-        self._describe = library.cuGetErrorName
-        self._describe.argtypes = [ctypes.c_int, ctypes.POINTER(ctypes.c_char_p)]
-
-    def identity(self, ordinal: int) -> str:
-        # Of cupy's properties the uuid ends at its first zero byte, wherever that is.
-        ask = getattr(self._library, "cuDeviceGetUuid_v2", None) or self._library.cuDeviceGetUuid
-        raw = (ctypes.c_ubyte * 16)()
-        self._check("cuDeviceGetUuid", ask(raw, self._device(ordinal)))
-        return f"GPU-{uuid.UUID(bytes=bytes(raw))}"
-
-    def name(self, ordinal: int) -> str:
-        text = ctypes.create_string_buffer(256)
-        self._check("cuDeviceGetName", self._library.cuDeviceGetName(text, len(text), self._device(ordinal)))
-        return text.value.decode(errors="replace")
-
-    def allocation_of(self, address: int) -> tuple[int, int]:
-        """Where the allocation around ``address`` begins, and its length in bytes."""
-        base, nbytes = ctypes.c_uint64(), ctypes.c_size_t()
-        status = self._range(ctypes.byref(base), ctypes.byref(nbytes), address)
-        self._check("cuMemGetAddressRange", status)
-        return base.value, nbytes.value
-
-    def device_pointer(self, host: int) -> int:
-        """Where the device has host memory that was registered."""
-        address = ctypes.c_uint64()
-        self._check("cuMemHostGetDevicePointer", self._pointer(ctypes.byref(address), host, 0))
-        return address.value
-
-    def store_word(self, stream: int, address: int, value: int) -> None:
-        self._check("cuStreamWriteValue64", self._store(stream, address, value, 0))
-
-    def wait_for_word(self, stream: int, address: int, value: int) -> None:
-        """Wait until it is at least that: the flags' 0."""
-        self._check("cuStreamWaitValue64", self._wait(stream, address, value, 0))
-
-    def launch_host_function(self, stream: int, function: int, argument: int) -> None:
-        self._check("cuLaunchHostFunc", self._launch(stream, function, argument))
-
-    def _device(self, ordinal: int) -> ctypes.c_int:
-        device = ctypes.c_int()
-        self._check("cuDeviceGet", self._library.cuDeviceGet(ctypes.byref(device), ordinal))
-        return device
-
-    def _check(self, call: str, status: int) -> None:
-        if status != _SUCCESS:
-            name = ctypes.c_char_p()
-            self._describe(status, ctypes.byref(name))
-            raise DeviceError(f"{call}: {(name.value or b'error').decode()} ({status})")
 
 
 def _failed(call: str, error: Exception) -> DeviceError:

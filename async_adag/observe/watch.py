@@ -87,6 +87,7 @@ class Watch:
 
     Raises:
         ImportError: rich is not installed; says what to do.
+        ValueError: a ``refresh`` that is 0 or less.
     """
 
     def __init__(self, stats: Callable[[], Stats], title: str, console: Any = None, refresh: float = 4.0) -> None:
@@ -94,6 +95,8 @@ class Watch:
             import rich.live  # noqa: F401 - so that who lacks it is told at once
         except ImportError as error:
             raise ImportError("watching a graph needs rich: pip install 'async-adag[watch]'") from error
+        if not refresh > 0:
+            raise ValueError(f"refresh says how often to draw, in a second: more than 0, not {refresh!r}")
         self._stats = stats
         self._title = title
         self._taken: deque[Stats] = deque([stats()])

@@ -177,6 +177,9 @@ def unpack_header(source: memoryview, at: int, seq: int, inline_capacity: int, b
     return Header(kind, place, buffers, got, body, length, block, offset, generation, hold, held)
 
 
+_LENGTH = struct.Struct("=Q")
+
+
 def align(position: int) -> int:
     """The first aligned byte at or after ``position``."""
     return (position + ALIGNMENT - 1) & ~(ALIGNMENT - 1)
@@ -202,6 +205,12 @@ def split(payload: memoryview, body: int, count: int) -> tuple[memoryview, list[
     head = 8 * count
     if count == 0:
         return payload[:body], []
+    if count == 1:  # an array, most often
+        (size,) = _LENGTH.unpack_from(payload)
+        start = align(8 + body)
+        if start + size > len(payload):
+            raise FrameError(f"buffers of {size} bytes do not fit a payload of {len(payload)}")
+        return payload[8 : 8 + body], [payload[start : start + size]]
     lengths = list(struct.unpack_from(f"={count}Q", payload, 0))
     starts, length = layout(body, lengths)
     if length > len(payload):

@@ -10,7 +10,8 @@ import pytest
 from async_adag.actor.moved import MovedReader, MovedWriter
 from async_adag.channels.interface import Failure
 from async_adag.channels.layouts import KEPT, Known, Told
-from async_adag.channels.tensors import Header, Parcel
+from async_adag.channels.tensor_headers import Header
+from async_adag.channels.tensors import Parcel
 from async_adag.protocol.frame import ChannelError
 
 

@@ -113,10 +113,10 @@ async def test_frames_arrive_while_the_death_is_being_looked_into(make_stage, po
 
 
 def test_a_thread_that_takes_in_sees_the_death_before_it_parks(make_stage, points):
-    """The death comes after its look at who is there: the epoll it parks at holds the pidfd."""
+    """The death comes after its look at what is there: the epoll it parks at holds the pidfd."""
     stage = make_stage()
     ref = stage.compiled.execute(1)
-    points.after(Supervision, "departures", stage.parts[0].die)
+    points.after(Engine, "take_in", stage.parts[0].die)
     with pytest.raises(GraphBroken):
         ref.get()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import select
 import struct
 
@@ -64,10 +65,9 @@ class Ring:
         self.bell.ring()  # of the reader, who may sleep there too
 
 
-def into(compiled):
+def into(compiled, number=0):
     ends = compiled._engine.deployment.ends
-    (end,) = ends.writers.values()
-    return Ring(end, ends.doorbell)
+    return Ring(list(ends.writers.values())[number], ends.doorbell)
 
 
 def out_of(compiled):
@@ -399,6 +399,20 @@ def test_blocks_that_nobody_gives_back(workers, graphs):
         spoilt.execute(bytes(2000))
     check(caught.value, "from the driver to call", f"any of {ring.layout.blocks} blocks")
     assert other.execute(6).get() == 6
+
+
+def test_the_input_whose_blocks_nobody_gives_back_is_named(workers):
+    first, second = workers[:2]
+    with InputNode() as x:
+        dag = MultiOutputNode([first.echo.bind(x[0]), second.echo.bind(x[1])])
+    with async_adag.compile(dag) as compiled:
+        ring = into(compiled, 0)
+        for _ in range(ring.layout.blocks):
+            assert compiled.execute(bytes(2000), 1).get() == [bytes(2000), 1]
+            for block in range(ring.layout.blocks):
+                ring.words[ring.layout.returned[0] + block] = U64
+        with pytest.raises(GraphBroken, match=rf"its other side is .*{re.escape(name_of(first))}"):
+            compiled.execute(bytes(2000), 1)
 
 
 def test_a_control_page(workers, graphs):

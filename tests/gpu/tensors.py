@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from async_adag.channels.tensors import kept_strides
+from async_adag.channels.tensor_headers import kept_strides
 
 PLATFORMS = {"gpu": "cuda", "cuda": "cuda", "cpu": "cpu"}
 

@@ -25,23 +25,6 @@ def chain(*actors):
     return node
 
 
-@pytest.fixture
-def crosswise(monkeypatch):
-    """Two compiles go on from the first actor that they have called to the next only when both have called one."""
-    both = threading.Barrier(2, timeout=20)
-    plain = meeting.call_in_actor
-    seen = set()
-
-    def call_in_actor(*args):
-        made = plain(*args)
-        if threading.get_ident() not in seen:
-            seen.add(threading.get_ident())
-            both.wait()
-        return made
-
-    monkeypatch.setattr(meeting, "call_in_actor", call_in_actor)
-
-
 async def test_two_compiles_at_once_name_the_actors_in_opposite_order(here, there, crosswise):
     one, other = await asyncio.gather(
         async_adag.compile_async(chain(here[0], there[0]), compile_timeout=10),

@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -344,6 +345,35 @@ def test_a_wait_inside_a_communicator_is_told(workers, tmp_path, gate):
             ref.get(timeout=0.01)
         gate.open()
         assert ref.get() == 6
+
+
+class Meets(ByPipes):
+    """Its ranks wait for one another before they are ready."""
+
+    def __init__(self, actors, folder):
+        super().__init__(actors, folder)
+        os.mkfifo(folder / "hello")
+
+    def initialize(self, rank):
+        super().initialize(rank)
+        with (Path(self.folder) / "hello").open("r" if rank else "w"):
+            pass
+
+
+async def test_two_compiles_at_once_whose_ranks_wait_for_one_another(make_actor, tmp_path, crosswise):
+    """They name the actors in opposite order, and so do their communicators."""
+    actors = [make_actor(), make_actor()]
+    dags = []
+    for number, (first, second) in enumerate((actors, actors[::-1])):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        with InputNode() as x:
+            made = first.call.bind(ramp, x).with_tensor_transport(Meets([first, second], folder))
+            dags.append(second.call.bind(total, made))
+    graphs = await asyncio.gather(*(async_adag.compile_async(dag, compile_timeout=10) for dag in dags))
+    assert [await graph(4) for graph in graphs] == [6, 6]
+    for graph in graphs:
+        await graph.aclose()
 
 
 async def test_a_peer_that_dies_breaks_the_graph_and_frees_who_waits_for_it(workers, make_actor, tmp_path, gate):

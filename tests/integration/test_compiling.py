@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pickle
 import signal
+import threading
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,7 +18,13 @@ from ray.experimental.channel.cpu_communicator import CPUCommunicator
 
 import async_adag
 from async_adag import GpuUnavailable, GraphError
+from async_adag.actor.host_files import close_all
+from async_adag.channels.rendezvous import meet
+from async_adag.driver import meeting
+from async_adag.driver.compile import _compile
 from async_adag.graph.model import TensorTransport
+from async_adag.graph.ray_transport import CREATE
+from async_adag.options import options_from
 from tests.actors import AsyncWorker, Worker, wait_until_dead
 from tests.belongings import take_stock
 from tests.gate import wait_at
@@ -270,6 +279,28 @@ async def test_compile_async_can_be_cancelled(worker, gate):
     await busy
     async with await async_adag.compile_async(echo(worker)) as compiled:
         assert await compiled(1) == 1
+
+
+def hang_up_and_stay(path, _, __, address, share, timeout):
+    """Runs in an actor in place of `install`: comes in, hangs up, and gives no answer until it is let go on."""
+    told = pickle.loads(share)
+    connection, fds = meet(address, told.plan.actor, 2 + told.wiring.count(), timeout)
+    connection.close()
+    close_all(fds)
+    wait_at(path)
+
+
+def test_compiling_can_be_given_up_while_an_actor_that_hung_up_has_not_answered(worker, gate, monkeypatch):
+    """As Ctrl-C does: Ray may need long to find out what has become of it."""
+    monkeypatch.setattr(meeting, "install", partial(hang_up_and_stay, gate.path))
+    given_up = threading.Event()
+    options = options_from({"compile_timeout": 1000})
+    compiling = in_thread(_compile, echo(worker), options, CREATE, given_up.is_set)
+    gate.entered()
+    given_up.set()
+    with pytest.raises(meeting.Cancelled):
+        compiling.result()
+    gate.open()
 
 
 async def test_compile_async_times_out(worker, gate):

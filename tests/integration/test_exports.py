@@ -220,6 +220,20 @@ def test_spans_of_refs_end_when_they_are_settled_or_dropped(spans, pair):
     assert len(spans.ended()) == 3, "each ends once"
 
 
+def test_a_span_of_several_refs_ends_with_the_last_of_them(spans, workers, gate):
+    with InputNode() as x:
+        dag = MultiOutputNode([workers[0].echo.bind(x), workers[1].hold_or_echo.bind(x)])
+    with async_adag.compile(dag) as compiled:
+        spanned = compiled.with_spans("both", spans.provider)
+        dropped, held = spanned.execute(gate.path)
+        del dropped
+        gc.collect()
+        assert not spans.ended()
+        gate.open("opened")
+        assert held.get() == "opened"
+    assert [described(span) for span in spans.ended()] == [("both", "UNSET", ["admitted"])]
+
+
 async def test_what_was_traced_as_spans(spans, pair):
     async with async_adag.compile(pair) as compiled:
         with compiled.trace() as trace:

@@ -7,6 +7,7 @@ import io
 import json
 import traceback
 
+import anyio
 import pytest
 import ray
 from ray.dag import InputNode, MultiOutputNode
@@ -59,6 +60,18 @@ async def test_of_a_chain_every_step_of_every_execution(chain, tmp_path):
     assert trace.lost == {}
     told = json.loads(path.read_text())
     assert told["traceEvents"] == events
+
+
+async def test_it_is_written_though_its_block_is_cancelled(chain, tmp_path):
+    path = tmp_path / "trace.json"
+    async with async_adag.compile(chain) as compiled:
+        with anyio.CancelScope() as scope:
+            async with compiled.trace(path) as trace:
+                await compiled(0)
+                scope.cancel()
+                await anyio.sleep_forever()
+    assert scope.cancelled_caught
+    assert json.loads(path.read_text())["traceEvents"] == trace.events
 
 
 def test_without_an_event_loop(worker):

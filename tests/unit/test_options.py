@@ -36,6 +36,9 @@ GOOD = [
     ("device", "cpu"),
     ("overlap", True),
     ("overlap", False),
+    ("placement", None),
+    ("placement", "together"),
+    ("placement", "apart"),
 ]
 BAD = [
     *[("max_inflight", value) for value in (0, -1, MAX_INFLIGHT_LIMIT + 1, 1.0, "8", True, None)],
@@ -46,6 +49,7 @@ BAD = [
     *[("busy_poll", value) for value in (-1, None, "always", math.nan, True)],
     *[("device", value) for value in ("cuda", None, 0, "CPU")],
     *[("overlap", value) for value in (1, 0, None, "yes")],
+    *[("placement", value) for value in ("", "spread", True, 0, ["apart"])],
 ]
 
 

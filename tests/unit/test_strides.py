@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from async_adag.channels.host_tensors import OnHost, bytes_of
-from async_adag.channels.tensors import Header, _flat, kept_strides, take_out
+from async_adag.channels.tensor_headers import Header, flat_of, kept_strides
+from async_adag.channels.tensors import take_out
 from async_adag.gpu.arrays import extent
 from async_adag.gpu.interface import Span
 
@@ -44,7 +45,7 @@ def is_dense(array) -> bool:
 
 @given(views())
 def test_dense_arrays_keep_their_strides_and_others_arrive_in_rows(array):
-    strides, flat = _flat("numpy", array)
+    strides, flat = flat_of("numpy", array)
     assert flat.flags.c_contiguous
     assert flat.nbytes == array.nbytes, "no byte more"
     header = Header("numpy", array.dtype.str, array.shape, strides=strides)

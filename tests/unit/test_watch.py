@@ -56,6 +56,12 @@ def console():
     return rich.Console(file=io.StringIO(), width=120, record=True)
 
 
+@pytest.mark.parametrize("refresh", [0, -1, float("nan")])
+def test_how_often_it_draws_has_to_be_a_number_of_times(console, refresh):
+    with pytest.raises(ValueError, match="more than 0"):
+        Watch(lambda: AFTER, "graph", console, refresh)
+
+
 def test_what_is_drawn(console):
     taken = iter([BEFORE, AFTER])
     watch = Watch(lambda: next(taken), "[the graph]", console)
