@@ -8,6 +8,7 @@ from pathlib import Path
 from benchmarks.arrays import Arrays, Broadcast, Collective
 from benchmarks.deaths import Deaths
 from benchmarks.graphs import CHAIN, FAN_OUT, ONE, Readers
+from benchmarks.hosts import TwoHosts
 from benchmarks.lifetime import Compile, Idle
 from benchmarks.peers import peers
 from benchmarks.pinning import two_cores
@@ -49,6 +50,7 @@ def all_workloads(extent: Extent) -> list[Workload]:
         *(Arrays(kilobytes) for kilobytes in (1, 100, 1000, 16_000, *([256_000] if thorough else []))),
         *(Broadcast(kilobytes, Readers(4)) for kilobytes in (1, 16_000)),
         *(Collective(kilobytes) for kilobytes in (1, 1000, 16_000)),
+        TwoHosts(),
         Windows(ONE, (1, 2, 8, 32, 100, 1000) if thorough else (1, 8, 100)),
         *([Windows(CHAIN, (1, 2, 8, 32, 100, 1000))] if thorough else []),
         *(Hops(actors) for actors in ((1, 2, 4, 8, 16, 64) if thorough else (1, 8))),

@@ -15,7 +15,8 @@ names, whose figure then stands in Ray's place. floor: the same shape of C proce
 of an eventfd, and copy the array once per hop (pingpong.c). over floor: async_adag's time divided by
 that. Left alone, the kernel may put both ends on one core, where waking is cheap, or on two, where it is
 not; the pinned rows compare like with like, in ten short turns a round, since what a wake-up costs
-changes from second to second."""
+changes from second to second. Over two hosts the floor is a plain socket between two Python processes,
+which may share a core."""
 NOT_MEASURED = "-"
 FAILED = "failed"
 

@@ -1,6 +1,7 @@
 """A channel over TCP beside what one plain socket carries, between two processes on the loopback interface.
 
-Run with ``python -m benchmarks.tcp_floor [seconds]``. They take turns, as the machine changes.
+Run with ``python -m benchmarks.tcp_floor [seconds]``. They take turns, as the machine changes. What a wake-up
+costs depends on whether both processes share a core, so small payloads are also measured with that decided.
 """
 
 from __future__ import annotations
@@ -24,11 +25,14 @@ from async_adag.channels.network import Network
 from async_adag.channels.parking import Parking
 from async_adag.channels.ring import RingSpec, RingWriter, create_ring
 from async_adag.channels.stream import Stream, prepare
+from benchmarks.pinning import two_cores
 
 SLOTS = 16
 ROUNDS = 5
 PAYLOADS = {"int": 8, "1 KB": 1 << 10, "64 KB": 1 << 16, "1 MB": 1 << 20, "16 MB": 1 << 24, "64 MB": 1 << 26}
+SMALL = ("int", "1 KB")
 HEARTBEAT = 5.0
+Cores = tuple[int, int] | None
 
 
 class Ends:
@@ -99,18 +103,32 @@ def answer(port: int, kind: str, size: int) -> None:
 
 
 @contextmanager
-def other_process(kind: str, size: int) -> Iterator[list[socket.socket]]:
-    """Start it; the connections to it: from it, and to it."""
+def other_process(kind: str, size: int, cores: Cores = None) -> Iterator[list[socket.socket]]:
+    """Start it; the connections to it: from it, and to it.
+
+    ``cores``: where this process is to run, and that one.
+    """
+    before = os.sched_getaffinity(0)
+    here, there = cores or (None, None)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         command = [sys.executable, "-m", "benchmarks.tcp_floor", "answer", str(port), kind, str(size)]
+        stay(there)
         process = subprocess.Popen(command)
+        stay(here)
         connections = [listener.accept()[0] for _ in range(2)]
     try:
         yield connections
         process.wait(30)
     finally:
         process.kill()
+        os.sched_setaffinity(0, before)
+
+
+def stay(core: int | None) -> None:
+    """Have this thread, and whatever it starts from now on, run on one core."""
+    if core is not None:
+        os.sched_setaffinity(0, {core})
 
 
 def times_of(call: Callable[[], None], seconds: float) -> list[float]:
@@ -125,9 +143,14 @@ def times_of(call: Callable[[], None], seconds: float) -> list[float]:
     return times
 
 
-def plain(size: int, seconds: float) -> float:
+def plain(size: int, seconds: float, cores: Cores = None) -> float:
     """The median time, in seconds, from sending ``size`` bytes to the answer."""
-    with other_process("plain", size) as (connection, _):
+    return median(times_of_plain(size, seconds, cores))
+
+
+def times_of_plain(size: int, seconds: float, cores: Cores = None) -> list[float]:
+    """The times, in seconds, from sending ``size`` bytes over a plain socket to the answer."""
+    with other_process("plain", size, cores) as (connection, _):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         data, into = bytes(size), memoryview(bytearray(8))
 
@@ -138,14 +161,14 @@ def plain(size: int, seconds: float) -> float:
         times_of(call, seconds / 5)
         times = times_of(call, seconds)
         connection.close()
-    return median(times)
+    return times
 
 
-def ours(size: int, seconds: float) -> float:
+def ours(size: int, seconds: float, cores: Cores = None) -> float:
     """The same through two channels; what is sent is an integer, or an array."""
     import numpy as np
 
-    with other_process("ours", size) as (receiving, sending):
+    with other_process("ours", size, cores) as (receiving, sending):
         for connection in (receiving, sending):
             prepare(connection, HEARTBEAT)
         ends = Ends(sending, receiving)
@@ -165,11 +188,18 @@ def ours(size: int, seconds: float) -> float:
 def main(seconds: float) -> None:
     """Print a line for each payload."""
     print(f"{'there, and an answer':<22}{'plain socket':>14}{'channel':>14}{'ratio':>8}")
+    placements: dict[str, Cores] = {"": None}
+    if (cores := two_cores()) is not None:
+        placements |= {", one core": (cores[0], cores[0]), ", two cores": cores}
     for name, size in PAYLOADS.items():
-        pairs = [(plain(size, seconds), ours(size, seconds)) for _ in range(ROUNDS)]
-        floor, channel = min(pair[0] for pair in pairs), min(pair[1] for pair in pairs)
-        ratio = median(pair[1] / pair[0] for pair in pairs)
-        print(f"{name:<22}{floor * 1e6:>11.1f} us{channel * 1e6:>11.1f} us{ratio:>8.2f}", flush=True)
+        for where, cores in placements.items():
+            if where and name not in SMALL:
+                continue
+            pairs = [(plain(size, seconds, cores), ours(size, seconds, cores)) for _ in range(ROUNDS)]
+            floor, channel = min(pair[0] for pair in pairs), min(pair[1] for pair in pairs)
+            ratio = median(pair[1] / pair[0] for pair in pairs)
+            label = f"{name}{where}"
+            print(f"{label:<22}{floor * 1e6:>11.1f} us{channel * 1e6:>11.1f} us{ratio:>8.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -47,13 +47,13 @@ class Side:
         self.network.on_lost = lambda channel, why: self.losses.append((channel, why))
         self.attendant.start()
 
-    def wait(self, until: Callable[[], bool]) -> None:
+    def wait(self, until: Callable[[], bool], ring_own: bool = True) -> None:
         """Do what a loop does: wait by the network's descriptor, and take turns; until something is so."""
         deadline = time.monotonic() + PATIENCE
         while not until():
             # The attendant has its share, and nobody is told what it has done: so look again now and then.
             select.select([self.network.fileno()], [], [], 0.002)
-            self.network.turn(ring_own=True)
+            self.network.turn(ring_own)
             assert not self.errors
             assert time.monotonic() < deadline, "nothing has come of it"
 

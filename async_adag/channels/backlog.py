@@ -42,17 +42,22 @@ class Chunks:
 
 
 class Backlog:
-    """What one connection has still to send."""
+    """What one connection has still to send.
+
+    Attributes:
+        size: bytes of it.
+    """
 
     def __init__(self, chunks: Chunks) -> None:
         self._chunks = chunks
+        self.size = 0
         self._full: deque[memoryview] = deque()  # each with what is to be sent of it
         self._begin = self._end = 0  # of what is to be sent in the last, which is still being filled
         self._whole: deque[memoryview] = deque()
         self._last: memoryview | None = None
 
     def __bool__(self) -> bool:
-        return bool(self._full) or self._begin < self._end
+        return self.size > 0
 
     def put(self, data: Any, start: int) -> int:
         """Copy ``data`` from byte ``start`` on, as much as one chunk takes; where that ends."""
@@ -62,6 +67,7 @@ class Backlog:
         count = min(len(data) - start, CHUNK - self._end)
         self._last[self._end : self._end + count] = data[start : start + count]
         self._end += count
+        self.size += count
         if self._end == CHUNK:
             self._full.append(self._last[self._begin :])
             self._whole.append(self._last)
@@ -78,6 +84,7 @@ class Backlog:
 
     def sent(self, count: int) -> None:
         """The first ``count`` bytes were sent."""
+        self.size -= count
         while self._full:
             first = self._full[0]
             if count < len(first):
@@ -94,6 +101,7 @@ class Backlog:
 
     def clear(self) -> None:
         """Let go of all of it."""
+        self.size = 0
         while self._whole:
             self._chunks.give_back(self._whole.popleft())
         if self._last is not None:

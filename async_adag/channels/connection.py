@@ -138,7 +138,7 @@ class Connection:
         if self._mute:
             return
         try:
-            if not self._backlog:
+            if not self._backlog.size:
                 went = self.stream.send(parts)
                 if went:
                     self._spoke = self._hub.clock()

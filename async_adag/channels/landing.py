@@ -13,9 +13,11 @@ from async_adag.channels.codec import Failure
 from async_adag.channels.connection import CLOSED, Connection, Hub
 from async_adag.channels.doorbell import Doorbell
 from async_adag.channels.failures import encode_failure
+from async_adag.channels.processor import current_cpu, make_fence
 from async_adag.channels.ring import HOLDS, INLINE_CAPACITY, RingReader, RingSpec, RingWriter
 from async_adag.channels.stream import Stream
 from async_adag.protocol.frame import FrameError, Kind
+from async_adag.protocol.ring import QuietCursor
 from async_adag.protocol.wire import (
     FRAME,
     HEADER_SIZE,
@@ -25,6 +27,7 @@ from async_adag.protocol.wire import (
     pack_credit,
     pack_release,
     unpack,
+    unpack_small,
 )
 
 BUFFER = 64 * 1024
@@ -42,6 +45,7 @@ class Landing(Connection):
     Attributes:
         landed: frames that have come into the ring.
         credited: how many of them the other side was told that all readers have taken.
+        due: how many readers have to have taken for a credit to be due.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class Landing(Connection):
         self._half = max(1, ring.slots // 2)
         self.landed = 0
         self.credited = 0
+        self.due = self._half
         self._stopped = False
         self._buffer = memoryview(bytearray(BUFFER))
         self._begin = self._end_of = 0  # of what was received and not looked at
@@ -71,28 +76,55 @@ class Landing(Connection):
         self._no_memory: OSError | None = None
         self._filled = 0
         self._held: dict[int, int] = {}  # holds that readers have not given back, and their generations
+        # Whether whoever has the loop's turn is the only reader, and finds all that has come by looking once.
+        self._direct = own is not None and not shared and not stream.eager
         self._waits = False  # for other readers to take something
         self._begin_to_look(of_loop=not shared)
 
     # -- what comes: frames; the lock is held
 
     def _receive(self, ring_own: bool) -> None:
-        left = STRETCH
+        got = -1
+        if self._direct and not ring_own and self._frame is None and not self._end_of:
+            got = self.stream.recv_into(self._buffer)
+            if got and self._land_small(got):
+                return
         try:
-            while left > 0 or self.stream.pending():
-                if self._frame is None:
-                    got, asked = self._receive_messages(ring_own)
-                else:
-                    got, asked = self._receive_payload(self._frame, ring_own)
-                if not got:
-                    self._on_end()
-                    return
-                left -= got
-                if got < asked and not self.stream.eager:
-                    return
+            self._receive_more(got, ring_own)
         finally:
             if not self.lost:
                 self._choose_keeper()
+
+    def _receive_more(self, got: int, ring_own: bool) -> None:
+        """Take in ``got`` bytes that are in the buffer (-1: none were asked for), and what there is besides."""
+        left, asked = STRETCH, BUFFER
+        if got > 0:
+            self._take_in(got, ring_own)
+        while got:
+            if got > 0:
+                left -= got
+                if (got < asked and not self.stream.eager) or (left <= 0 and not self.stream.pending()):
+                    return
+            if self._frame is None:
+                got, asked = self._receive_messages(ring_own)
+            else:
+                got, asked = self._receive_payload(self._frame, ring_own)
+        self._on_end()
+
+    def _land_small(self, got: int) -> bool:
+        """Land what has come, if that is one small frame: most often it is."""
+        buffer, landed = self._buffer, self.landed
+        room = self.credited + self._slots - landed
+        small = unpack_small(buffer, got, landed, INLINE_CAPACITY)
+        if small is None or room <= 0:
+            return False
+        self._heard = self._hub.clock()
+        kind, size = small
+        self._ring.hand_over(kind, buffer[HEADER_SIZE:got], size)
+        self.landed = landed + 1
+        if room == 1:  # the sender has no credit left
+            self._pay_what_is_due()
+        return True
 
     def _receive_messages(self, ring_own: bool) -> tuple[int, int]:
         buffer = self._buffer
@@ -103,10 +135,16 @@ class Landing(Connection):
         asked = BUFFER - self._end_of
         got = self.stream.recv_into(buffer[self._end_of :])
         if got:
-            self._heard = self._hub.clock()
-            self._end_of += got
-            self._parse(ring_own)
+            self._take_in(got, ring_own)
         return got, asked
+
+    def _take_in(self, got: int, ring_own: bool) -> None:
+        """So many bytes more are in the buffer."""
+        self._heard = self._hub.clock()
+        self._end_of += got
+        self._parse(ring_own)
+        if self._begin == self._end_of:
+            self._begin = self._end_of = 0
 
     def _parse(self, ring_own: bool) -> None:
         buffer, end = self._buffer, self._end_of
@@ -216,13 +254,11 @@ class Landing(Connection):
 
     # -- what goes back: credits, and holds that were given back
 
-    def took(self, taken: int) -> None:
-        """This process's reader has taken a frame; ``taken`` is how many every reader has."""
-        owed = taken - self.credited
-        if owed >= self._half or (owed > 0 and self._is_short()):
-            with self.lock:
-                if not self._closing and not self.lost:
-                    self._pay_what_is_due()
+    def pay(self) -> None:
+        """This process's reader has taken a frame, and `due` is reached."""
+        with self.lock:
+            if not self._closing and not self.lost:
+                self._pay_what_is_due()
 
     def look(self) -> None:
         """See to what other readers have taken and given back, where only the attendant looks at what comes."""
@@ -247,6 +283,7 @@ class Landing(Connection):
             self.credited += owed
             message = pack_credit(self.credited)
             self._send([message], len(message))
+        self.due = self.credited + (1 if self._is_short() else self._half)
 
     def _is_short(self) -> bool:
         """Whether the sender has no credit left."""
@@ -312,22 +349,26 @@ class LandedReader(RingReader):
         super().__init__(spec, fd, reader, doorbell)
         self._landing = landing
         self._alone = spec.readers == 1
+        if self._alone:
+            self._cursor = QuietCursor(self._words, self._layout, reader, make_fence(), current_cpu)
+            self.may_read = self._cursor.may_read
+            self.arm = self._cursor.arm
 
     def read(self) -> Any:
         """See `interface.Reader`."""
         try:
             return super().read()
         finally:
-            self._tell()
+            taken = self._cursor.tail if self._alone else self._taken_by_all()
+            if taken >= self._landing.due:
+                self._landing.pay()
 
     def discard(self) -> None:
         """See `interface.Reader`."""
         super().discard()
-        self._tell()
+        if self._taken_by_all() >= self._landing.due:
+            self._landing.pay()
 
-    def _tell(self) -> None:
-        if self._alone:
-            self._landing.took(self._cursor.tail)
-        else:
-            words = self._words
-            self._landing.took(min([words[tail] for tail in self._layout.tails]))
+    def _taken_by_all(self) -> int:
+        words = self._words
+        return min([words[tail] for tail in self._layout.tails])

@@ -98,7 +98,9 @@ class Parking:
         self.parked += 1
         timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
         events = self._epoll.poll(timeout)
-        self._look(events)
+        for fd, _ in events:
+            if fd not in self._bells:
+                raise SentinelFired(fd)
         if self._network is not None:
             self._network.turn()
         return bool(events)

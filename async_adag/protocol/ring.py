@@ -131,6 +131,11 @@ class WriterCursor:
                 sleepers.append(reader)
         return sleepers
 
+    def publish_quietly(self) -> None:
+        """As `publish`, where the only reader is whoever calls this, who looks by itself."""
+        self.head += 1
+        self._words[self._layout.head] = self.head
+
     def call_up(self) -> list[int]:
         """The readers that sleep on another CPU, whose doorbells are to be rung ahead of a frame.
 
@@ -207,4 +212,16 @@ class ReaderCursor:
         if words[self._head] != self.tail:
             words[self._parked] = before
             return True
+        return False
+
+
+class QuietCursor(ReaderCursor):
+    """The side of a ring's only reader whose writer does not sleep until it takes something."""
+
+    __slots__ = ()
+
+    def take(self) -> bool:
+        """Give the slot of ``tail`` back to the writer, who looks by itself: False."""
+        self.tail += 1
+        self._words[self._tail] = self.tail
         return False

@@ -25,6 +25,7 @@ HEADER_SIZE = _SEALED.size
 
 _KINDS = len(Kind)
 _INT, _FLOAT = int(Kind.INT), int(Kind.FLOAT)
+_SMALL_KINDS = int(Kind.STOP)  # those below it have nothing but a body
 
 
 class What(IntEnum):
@@ -111,6 +112,28 @@ def unpack(source: memoryview, at: int) -> Message:
     elif not CREDIT <= what <= PING:
         raise FrameError(f"unknown message {what}")
     return Message(what, kind, hold, seq, body, length, held, buffers)
+
+
+def unpack_small(source: memoryview, size: int, seq: int, most: int) -> tuple[int, int] | None:
+    """The kind of a small frame that is all there is: ``size`` bytes at the beginning of ``source``.
+
+    Args:
+        source: what has come.
+        size: how many bytes that is.
+        seq: the execution whose turn it is.
+        most: bytes of the largest body.
+
+    Returns:
+        The kind and the length of the body, or None when `unpack` has to look: it is something else.
+    """
+    if size < HEADER_SIZE:
+        return None
+    magic, what, kind, _, got, body, length, _, buffers, crc = _SEALED.unpack_from(source)
+    whole = size == HEADER_SIZE + length and body == length <= most and not buffers
+    plain = what == FRAME and kind < _SMALL_KINDS and (length == 8 or (kind != _INT and kind != _FLOAT))
+    if whole and plain and got == seq and magic == MAGIC and crc == crc32(source[:_CHECKED]):
+        return kind, length
+    return None
 
 
 def check_frame(frame: Message, seq: int, taken: int, slots: int, holds: int) -> None:

@@ -25,6 +25,7 @@ from async_adag.protocol.wire import (
     pack_frame,
     pack_release,
     unpack,
+    unpack_small,
 )
 
 words = st.integers(0, 2**64 - 1)
@@ -48,6 +49,49 @@ def test_frames_come_as_they_were_sent(frame):
     assert parse(pack(frame)) == frame
     _, kind, hold, seq, body, length, held, buffers = frame
     assert pack_frame(kind, hold, seq, body, length, held, buffers) == pack(frame)
+
+
+MOST = 900
+
+
+def small(kind, body, seq):
+    """What goes over the wire for a frame that is nothing but a body."""
+    return pack_frame(kind, 0, seq, len(body), len(body), 0, 0) + body
+
+
+@given(st.sampled_from([kind for kind in Kind if kind < Kind.STOP]), st.binary(max_size=MOST + 20), words)
+def test_a_small_frame_is_known_at_once(kind, body, seq):
+    if kind in (Kind.INT, Kind.FLOAT):
+        body = body[:8].ljust(8)
+    data = small(kind, body, seq)
+    found = unpack_small(memoryview(data), len(data), seq, MOST)
+    assert found == ((kind, len(body)) if len(body) <= MOST else None)
+
+
+@pytest.mark.parametrize("at", range(HEADER_SIZE))
+def test_a_small_frame_with_a_byte_spoiled_is_left_to_whoever_says_why(at):
+    data = bytearray(small(Kind.BYTES, b"body", 7))
+    data[at] ^= 1
+    assert unpack_small(memoryview(data), len(data), 7, MOST) is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        PING_BYTES,
+        small(Kind.BYTES, b"body", 7)[:-1],
+        small(Kind.BYTES, b"body", 7) + PING_BYTES,
+        small(Kind.BYTES, b"body", 8),
+        small(Kind.STOP, b"", 7),
+        small(Kind.REFS, b"body", 7),
+        small(Kind.INT, b"body", 7),
+        pack_frame(Kind.PICKLE, 0, 7, 8, 16, 0, 1) + bytes(16),
+    ],
+)
+def test_what_is_no_small_frame_or_not_all_there_is_is_left_too(data):
+    padded = memoryview(data.ljust(200))  # what was there before
+    assert unpack_small(padded, len(data), 7, MOST) is None
 
 
 @given(words, st.integers(0, 2**16 - 1))
