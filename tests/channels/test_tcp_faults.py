@@ -256,7 +256,10 @@ def test_who_has_not_begun_yet_is_waited_for(open_link):
     clock = Hour()
     way = Way(silent_at=0)
     channel = open_link(back=way, here=side_with(clock), there=side_with(clock))
-    beat(channel, clock, 20 * HEARTBEAT)
+    while clock.now < 20 * HEARTBEAT:
+        beat(channel, clock, 0.25)
+        # The other direction speaks, and once it has, is not to be silent.
+        channel.there.wait(lambda: channel.landing._heard == clock.now)
     assert not channel.there.losses + channel.here.losses
     way.speak.set()
     wait(channel, lambda: channel.writer._heard == clock.now)
