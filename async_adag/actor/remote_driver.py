@@ -34,6 +34,7 @@ class RemoteDriver:
         self._gauges: Mapping[int, Gauge] = {}
         self._told = b""
         self._asked = 0
+        self._traces = False  # since it was asked to record; also when it was asked to end meanwhile
         self._first = 0  # the number of the first record of the present trace, or the last
         try:
             self.connection, local = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -67,11 +68,14 @@ class RemoteDriver:
             give_back(page.records)
 
     def _heed(self, asked: int) -> None:
-        before, self._asked = self._asked, asked
+        self._asked = asked
         page, bell = self._page, self._bell
         if page is None or bell is None:
             return
-        if asked & TRACE and not before & TRACE:
+        if not asked:
+            self._traces = False
+        elif asked & TRACE and not self._traces:
+            self._traces = True
             self._first = count_of(records_in(page.records))
             try:
                 make_room(page.records)
@@ -90,7 +94,7 @@ class RemoteDriver:
     def _before_text(self) -> None:
         """What the loop did comes ahead of its goodbye: nobody can be asked behind that."""
         self._tell()
-        if self._page is not None and self._asked & TRACE:
+        if self._page is not None and self._traces:
             self._tell_records(self._page)
 
     def _send(self, told: bytes) -> None:

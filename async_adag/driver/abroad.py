@@ -26,7 +26,7 @@ from async_adag.channels.network import Network
 from async_adag.channels.rendezvous import new_address, send_text
 from async_adag.channels.ring import RingSpec
 from async_adag.channels.stream import Stream
-from async_adag.driver.clock import HostClock
+from async_adag.driver.clock import Comparison, HostClock
 from async_adag.driver.remote_actor import RemoteActor
 from async_adag.graph.model import Host
 from async_adag.graph.plan import DRIVER, Plan
@@ -239,12 +239,27 @@ class Abroad:
             actor.await_clock(deadline)
 
     def end_trace(self) -> dict[int, tuple[bytes, HostClock]]:
-        """The records of actors on other hosts, and their hosts' clocks, by actor; of those that answer. Waits."""
+        """The records of actors on other hosts, and their hosts' clocks, by actor; of those that answer. Waits.
+
+        Those of one host have one clock, so that what they do stays in order: whoever compared it best counts.
+        """
         deadline = time.monotonic() + GATHERED
         for actor in self._actors.values():
             actor.ask_for_records()
-        found = {number: actor.await_records(deadline) for number, actor in self._actors.items()}
-        return {number: one for number, one in found.items() if one is not None}
+        begun: dict[Host, list[Comparison]] = {}
+        ended: dict[Host, list[Comparison]] = {}
+        for number, actor in self._actors.items():
+            host = self._plan.graph.hosts[number]
+            for found, comparison in zip((begun, ended), actor.await_records(deadline), strict=True):
+                if comparison is not None:
+                    found.setdefault(host, []).append(comparison)
+        told = {}
+        for number, actor in self._actors.items():
+            host = self._plan.graph.hosts[number]
+            best = [min(found[host], key=lambda one: one.error) for found in (begun, ended) if host in found]
+            if actor.records is not None and best:
+                told[number] = actor.records, HostClock(best[0], best[-1])
+        return told
 
     # -- the end
 

@@ -14,7 +14,7 @@ from async_adag.channels.doorbell import Doorbell
 from async_adag.channels.gauge import ToldGauge, hear_levels
 from async_adag.channels.line import ASK, ASKED, CLOCK, LEVELS, PAGE, RECORDS, Line
 from async_adag.channels.stream import Stream
-from async_adag.driver.clock import Comparison, HostClock, compare
+from async_adag.driver.clock import Comparison, compare
 
 COMPARISONS = 8  # answers of which the quickest counts
 LOOK = 0.05  # seconds between looks at whether a line that one waits for is over
@@ -119,14 +119,11 @@ class RemoteActor:
         self._compare()
         self._line.send(RECORDS)
 
-    def await_records(self, deadline: float) -> tuple[bytes, HostClock] | None:
-        """Wait for the records; and the clock that they are of. None where they have not come."""
+    def await_records(self, deadline: float) -> tuple[Comparison | None, Comparison | None]:
+        """Wait for the records; the best comparisons of clocks as the trace began, and as it ended."""
         self._wait(self._compared, deadline)
         self._wait(self._recorded, deadline)
-        found = [one for one in (self._begun, self._best()) if one is not None]
-        if self.records is None or not found:
-            return None
-        return self.records, HostClock(found[0], found[-1])
+        return self._begun, self._best()
 
     def _compare(self) -> None:
         self._compared.clear()

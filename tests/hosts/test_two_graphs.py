@@ -7,6 +7,7 @@ import re
 import threading
 
 import pytest
+import ray
 from ray.dag import InputNode
 
 import async_adag
@@ -72,8 +73,7 @@ with async_adag.compile(dag, compile_timeout=10) as compiled:
 
 def test_two_drivers_at_once_name_the_actors_in_opposite_order(cluster, second, make_actor, make_gate):
     names = ["crosswise 0", "crosswise 1"]
-    for number, name in enumerate(names):
-        make_actor(name=name, **on(number))
+    ray.get([make_actor(name=name, **on(number)).pid.remote() for number, name in enumerate(names)])
     gates = [make_gate(), make_gate()]
     orders = (names, names[::-1])
     programs = [

@@ -363,6 +363,7 @@ class Meets(ByPipes):
 async def test_two_compiles_at_once_whose_ranks_wait_for_one_another(make_actor, tmp_path, crosswise):
     """They name the actors in opposite order, and so do their communicators."""
     actors = [make_actor(), make_actor()]
+    ray.get([actor.pid.remote() for actor in actors])  # they are there, however long that takes
     dags = []
     for number, (first, second) in enumerate((actors, actors[::-1])):
         folder = tmp_path / str(number)
