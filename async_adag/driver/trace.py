@@ -200,8 +200,13 @@ class Trace:
 
     def _start(self) -> None:
         here = self._records_here()
-        for records in here.values():
-            make_room(records)
+        try:
+            for records in here.values():
+                make_room(records)
+        except BaseException:
+            for records in here.values():
+                give_back(records)
+            raise
         self._firsts = {number: count_of(records_in(records)) for number, records in here.items()}
         self._began = time.monotonic_ns()
         self._own = records_here()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import json
 import traceback
@@ -261,6 +262,27 @@ async def test_an_error_in_the_block(chain, tmp_path):
         assert ways(json.loads(path.read_text())["traceEvents"], 0) == CHAIN
         with compiled.trace():
             pass
+
+
+@pytest.mark.one_host(reason="actors on other hosts make room themselves")
+async def test_no_memory_for_the_records_of_one_actor(chain, tmp_path, monkeypatch):
+    def none_for_the_second(records, make_room=trace_module.make_room):
+        if records is controls[1].records:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        make_room(records)
+
+    given_back = []
+    async with async_adag.compile(chain) as compiled:
+        controls = compiled._engine.deployment.controls
+        monkeypatch.setattr(trace_module, "make_room", none_for_the_second)
+        monkeypatch.setattr(trace_module, "give_back", given_back.append)
+        with pytest.raises(OSError, match="No space left"), compiled.trace(tmp_path / "trace.json"):
+            pytest.fail("it does not begin")
+        assert controls[0].records in given_back
+        monkeypatch.undo()
+        with compiled.trace() as trace:
+            assert await compiled(1) == 1
+    assert numbers(checked(trace), cat="in flight") == [0]
 
 
 def test_what_is_refused(chain, tmp_path):
