@@ -34,7 +34,7 @@ BUFFER = 64 * 1024
 WHOLE = 4096  # a payload up to this size is waited for in the buffer
 STRETCH = 1 << 20  # bytes that are received in one go before others have their turn
 FAR = 256 * 1024  # bytes left of a frame, from which on the attendant sees to the rest, all of it
-LOOKS = 8  # holds that are looked at in one go
+LOOKS = 8  # holds still in use that are looked at in one go
 
 _REFS, _STOP = int(Kind.REFS), int(Kind.STOP)
 
@@ -308,12 +308,20 @@ class Landing(Connection):
             self._look_at_holds()
 
     def _look_at_holds(self) -> None:
-        for hold in list(self._held)[:LOOKS]:
-            held = self._held.pop(hold)
+        """Tell the writer of holds that were given back; ends at the eighth that was not, as looking takes time."""
+        told = []
+        in_use = 0
+        for hold, held in list(self._held.items()):
             if self._ring.has_given_back(hold, held):
-                self._send_release(hold, held)
-            else:
-                self._held[hold] = held  # behind the others
+                told.append(pack_release(hold, held))
+                del self._held[hold]
+                continue
+            self._held[hold] = self._held.pop(hold)  # behind the others
+            in_use += 1
+            if in_use == LOOKS:
+                break
+        if told:
+            self._send(told, sum(map(len, told)))
 
     def _send_release(self, hold: int, held: int) -> None:
         message = pack_release(hold, held)

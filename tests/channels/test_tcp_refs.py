@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from async_adag.channels.codec import Referring
+from async_adag.channels.landing import LOOKS
 from async_adag.channels.ring import HOLDS
 from async_adag.protocol.frame import Kind
 
@@ -95,6 +96,31 @@ def test_many_frames_use_the_same_holds(open_link):
     assert held() is None
     assert not channel.writer._holds.refs
     assert not channel.landing._held
+
+
+def test_all_that_was_given_back_is_told_at_once(open_link):
+    """However many frames come between two looks: holds would run out, and the rest be pinned for good."""
+    channel = open_link(slots=3 * LOOKS)
+    for _ in range(3 * LOOKS):
+        write(channel, "x")
+    assert len(channel.landing._held) == 3 * LOOKS
+    for _ in range(2 * LOOKS + 1):
+        channel.reader.read()
+    with channel.landing.lock:
+        channel.landing._look_at_holds()
+    assert len(channel.landing._held) == LOOKS - 1
+
+
+def test_looking_ends_at_those_still_in_use(open_link, monkeypatch):
+    channel = open_link(slots=3 * LOOKS)
+    for _ in range(3 * LOOKS):
+        write(channel, "x")
+    looked = []
+    monkeypatch.setattr(channel.landing._ring, "has_given_back", lambda hold, held: looked.append(hold))
+    for _ in range(3):
+        with channel.landing.lock:
+            channel.landing._look_at_holds()
+    assert len(looked) == len(set(looked)) == 3 * LOOKS, "each time at others"
 
 
 def test_what_is_still_used_when_the_writer_closes_is_pinned(open_link, monkeypatch):
