@@ -308,7 +308,7 @@ class Landing(Connection):
             self._look_at_holds()
 
     def _look_at_holds(self) -> None:
-        """Tell the writer of holds that were given back; ends at the eighth that was not, as looking takes time."""
+        """Tell the writer of holds that were given back; ends at the eighth that was not, as a look takes time."""
         told = []
         in_use = 0
         for hold, held in list(self._held.items()):
