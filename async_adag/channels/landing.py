@@ -307,8 +307,8 @@ class Landing(Connection):
         if self._held and not self._ended:
             self._look_at_holds()
 
-    def _look_at_holds(self) -> None:
-        """Tell the writer of holds that were given back; ends at the eighth that was not, as a look takes time."""
+    def _look_at_holds(self, still_in_use: int = LOOKS) -> None:
+        """Tell the writer of holds that were given back; ends at so many that were not, as a look takes time."""
         told = []
         in_use = 0
         for hold, held in list(self._held.items()):
@@ -318,10 +318,18 @@ class Landing(Connection):
                 continue
             self._held[hold] = self._held.pop(hold)  # behind the others
             in_use += 1
-            if in_use == LOOKS:
+            if in_use == still_in_use:
                 break
         if told:
             self._send(told, sum(map(len, told)))
+
+    def _give_back_the_rest(self) -> None:
+        self._look_at_holds(len(self._held))
+        in_use = set(self._held)
+        self._turn(ring_own=False)
+        if not self._shared:
+            for hold in self._held.keys() - in_use:  # has come behind the last that was read
+                self._send_release(hold, self._held[hold])
 
     def _send_release(self, hold: int, held: int) -> None:
         message = pack_release(hold, held)
@@ -335,7 +343,13 @@ class Landing(Connection):
         self._ring.unstage()
 
     def close(self) -> None:
-        """Let go of the connection and of the ring's writing end; again is harmless."""
+        """Let go of the connection and of the ring's writing end; again is harmless.
+
+        What readers gave back is told first, and what nobody has read; this process's reader has been closed.
+        """
+        with self.lock:
+            if not self._closing and not self.lost:
+                self._give_back_the_rest()
         self.shut()
         with self.lock:
             self._room = None

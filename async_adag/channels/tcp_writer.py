@@ -137,6 +137,8 @@ class TcpWriter(Connection):
     def close(self) -> None:
         """See `interface.Writer`. What was sent arrives, if that takes no longer than `connection.LINGER`."""
         if not self._closing:
+            with self.lock:
+                self._turn(ring_own=True)  # what readers that have left gave back is there by now
             self._holds.close()
             self._let_go()
             self.linger()

@@ -123,6 +123,23 @@ def test_looking_ends_at_those_still_in_use(open_link, monkeypatch):
     assert len(looked) == len(set(looked)) == 3 * LOOKS, "each time at others"
 
 
+@pytest.mark.parametrize("where", ["in the ring", "on the way"])
+def test_what_nobody_will_read_is_given_back_when_both_sides_close(open_link, monkeypatch, where):
+    channel = open_link()
+    pinned = []
+    monkeypatch.setattr(channel.writer._holds, "_pin", pinned.append)
+    held = [write(channel, "x") for _ in range(3)]
+    if where == "on the way":
+        monkeypatch.setattr(channel, "settle", lambda: None)
+        held.append(write(channel, "x"))
+        assert channel.landing.landed == 3
+    channel.reader.close()
+    channel.landing.close()
+    channel.writer.close()
+    assert [each() for each in held] == [None] * len(held)
+    assert pinned == []
+
+
 def test_what_is_still_used_when_the_writer_closes_is_pinned(open_link, monkeypatch):
     channel = open_link()
     pinned = []
