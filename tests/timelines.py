@@ -5,13 +5,25 @@ from __future__ import annotations
 import itertools
 import json
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 Event = dict[str, Any]
 
 
-def check_events(events: list[Event]) -> None:
-    """Every span has its lane to itself and a name for it; every arrow has two ends, in order, in spans."""
+def check_trace(trace: Any) -> None:
+    """As `check_events`, of a trace that may be of several hosts."""
+    check_events(trace.events, trace.clock_errors)
+
+
+def check_events(events: list[Event], clock_errors: Mapping[str, float] | None = None) -> None:
+    """Every span has its lane to itself and a name for it; every arrow has two ends, in order, in spans.
+
+    Args:
+        events: of the timeline.
+        clock_errors: by how many seconds the times of some processes may be wrong: arrows may go back by as much.
+    """
+    slack = 2e6 * max((clock_errors or {}).values(), default=0)
     assert json.loads(json.dumps(events)) == events
     named = {(e["name"], e["pid"], e["tid"]) for e in events if e["ph"] == "M"}
     lanes = defaultdict(list)
@@ -32,7 +44,7 @@ def check_events(events: list[Event]) -> None:
     for number, origin in begun.items():
         target = ended[number]
         assert target["bp"] == "e", "it leads to the span around it, not to the next one"
-        assert origin["ts"] <= target["ts"]
+        assert origin["ts"] <= target["ts"] + slack
         assert (origin["name"], origin["cat"]) == (target["name"], target["cat"])
         for end in (origin, target):
             spans = lanes[end["pid"], end["tid"]]

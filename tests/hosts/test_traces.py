@@ -23,7 +23,7 @@ from async_adag.driver import abroad
 from async_adag.driver.remote_actor import RemoteActor
 from tests.actors import Worker
 from tests.nodes import on
-from tests.timelines import check_events, names_of, spans
+from tests.timelines import check_trace, names_of, spans
 
 AHEAD = 1_000_000.0  # seconds
 plain = time.monotonic_ns, traced.monotonic_ns
@@ -102,7 +102,7 @@ async def test_the_first_execution_is_recorded_everywhere(here, there):
         for n in range(20):
             with compiled.trace() as trace:
                 await compiled(n)
-            check_events(trace.events)
+            check_trace(trace)
             assert [event["name"] for event in spans(trace.events, cat="compute", execution=n)] == ["echo", "echo"]
         await compiled(20)
 
@@ -171,7 +171,7 @@ async def test_a_graph_that_is_closed_meanwhile(here, there):
     async with async_adag.compile(chain(here[0], there[0])) as compiled, compiled.trace() as trace:
         await compiled(1)
         await compiled.aclose()
-    check_events(trace.events)
+    check_trace(trace)
     assert [event["name"] for event in spans(trace.events, cat="compute", execution=0)] == ["echo", "echo"]
     assert trace.missing == []
 

@@ -18,7 +18,7 @@ from async_adag import GraphClosed
 from async_adag.actor.records import CAPACITY, count_of, records_in
 from async_adag.driver import trace as trace_module
 from async_adag.driver.trace import Trace
-from tests.timelines import check_events, names_of, spans, ways
+from tests.timelines import check_events, check_trace, names_of, spans, ways
 
 CHAIN = {
     ("driver: write channel 0", "Worker: read channel 0"),
@@ -39,7 +39,7 @@ def chain(worker, async_worker):
 
 
 def checked(trace):
-    check_events(trace.events)
+    check_trace(trace)
     return trace.events
 
 
@@ -199,12 +199,12 @@ class Tracer:
             dag = me.echo.bind(other.echo.bind(me.echo.bind(x)))
         with async_adag.compile(dag) as compiled, compiled.trace() as trace:
             compiled.execute(1).get()
-        return trace.events
+        return trace.events, trace.clock_errors
 
 
 def test_a_driver_that_is_an_actor_of_the_graph(make_actor, worker):
-    events = ray.get(make_actor(Tracer).trace_myself.remote(worker), timeout=20)
-    check_events(events)
+    events, clock_errors = ray.get(make_actor(Tracer).trace_myself.remote(worker), timeout=20)
+    check_events(events, clock_errors)
     assert [e["name"] for e in spans(events, cat="compute")] == ["echo"] * 3
     assert len(names_of(events, "process_name")) == 3
 
@@ -248,8 +248,9 @@ async def test_a_graph_that_is_closed_meanwhile(chain, tmp_path):
     async with async_adag.compile(chain) as compiled, compiled.trace(path):
         await compiled(1)
         await compiled.aclose()
-    events = json.loads(path.read_text())["traceEvents"]
-    check_events(events)
+    told = json.loads(path.read_text())
+    events = told["traceEvents"]
+    check_events(events, told["otherData"].get("clock_error_s"))
     assert ways(events, 0) == CHAIN
     assert {*numbers(events)} == {0}, "what is written to stop the actors is no execution"
 
