@@ -290,6 +290,7 @@ def hang_up_and_stay(path, _, __, address, share, timeout):
     wait_at(path)
 
 
+@pytest.mark.one_host(reason="what takes the place of `install` meets the driver as its own host does")
 def test_compiling_can_be_given_up_while_an_actor_that_hung_up_has_not_answered(worker, gate, monkeypatch):
     """As Ctrl-C does: Ray may need long to find out what has become of it."""
     monkeypatch.setattr(meeting, "install", partial(hang_up_and_stay, gate.path))
