@@ -80,7 +80,7 @@ def _run(options: argparse.Namespace) -> int:
 
     print(f"record: {keep()}\n", flush=True)
     try:
-        starts = _measure(results, workloads, backends, effort, options.loop, keep)
+        starts = _measure(results, workloads, backends, effort, options, keep)
     except BaseException:
         keep()
         _tell("")
@@ -140,19 +140,20 @@ def _measure(
     workloads: list[Workload],
     backends: list[Backend],
     effort: Effort,
-    loop: str,
+    options: argparse.Namespace,
     keep: Callable[[], Any],
 ) -> int:
     """Measures all; returns how often Ray was started."""
     cluster = Cluster()
+    parked = AdagBackend(0.0) if options.backend != RayBackend().name and options.busy_poll else None
     with closing(cluster), _floor() as floor:
         # Those that need many actors come last: even idle ones take something of a small machine.
         for count in sorted({actors_of(workload) for workload in workloads}):
             _tell(f"starting {count} actors")
             cluster.have(count)
             now = [workload for workload in workloads if actors_of(workload) == count]
-            place = _Place(cluster, _loop_factory(loop), effort)
-            suite.run(results, now, backends, floor, place, effort.rounds, _tell, keep)
+            place = _Place(cluster, _loop_factory(options.loop), effort)
+            suite.run(results, now, backends, floor, place, effort.rounds, _tell, keep, parked)
         _tell("")
     return cluster.starts
 

@@ -101,7 +101,7 @@ class RayBackend:
 class AdagBackend:
     """`async_adag.compile(dag)`."""
 
-    busy_poll: BusyPoll = 0.0
+    busy_poll: BusyPoll = "auto"
     placement: Placement = None
     name: str = "async_adag"
 

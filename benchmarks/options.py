@@ -31,9 +31,9 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument(
         "--busy-poll",
         type=_busy_poll,
-        default=0.0,
+        default="auto",
         metavar="SECONDS",
-        help='async_adag\'s busy_poll, seconds or "auto" (0: it parks)',
+        help='async_adag\'s busy_poll, seconds or "auto", the default; beside a floor 0 is measured as well',
     )
     parser.add_argument("--deaths", action="store_true", help="also how soon the death of an actor is noticed")
     parser.add_argument(

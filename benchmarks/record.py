@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.suite import FLOOR, OURS, Results
+from benchmarks.suite import FLOOR, OURS, PARKED, Results
 
-FORMAT = 1
+FORMAT = 2
 FOLDER = Path("build/bench")
 ROOT = Path(__file__).parents[1]
 
@@ -50,8 +50,8 @@ def as_record(results: Results, of: Circumstances) -> Record:
                 "x": row.x,
                 "rival": row.rival,
                 "gain": results.gain(row),
-                "over_floor": results.ratio(row, OURS, FLOOR),
-                "medians": {who: results.median(row, who) for who in (row.rival, OURS, FLOOR)},
+                "over_floor": results.over_floor(row),
+                "medians": {who: results.median(row, who) for who in (row.rival, OURS, PARKED, FLOOR)},
                 "rounds": {who: figures for (which, who), figures in results.figures.items() if which == row},
                 "histograms": {
                     who: times.as_json() for (which, who), times in results.histograms.items() if which == row

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from benchmarks import bare
 from benchmarks.backends import AdagBackend, Backend
 from benchmarks.floor import Floor
 from benchmarks.graphs import ONE, Stages
@@ -51,7 +52,10 @@ class Awaited:
         return figures
 
     def floor(self, floor: Floor, site: Site) -> Figures:
-        return of_times(self.round_trip, floor.round_trips(self.shape, site.seconds))
+        figures = of_times(self.round_trip, floor.round_trips(self.shape, site.seconds))
+        if self.crowded:
+            figures.values[self.many] = bare.throughput(self.shape.stages, IN_FLIGHT, site.seconds)
+        return figures
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from benchmarks.workloads import Floored, Rivalled, Sliced, Workload
 
 FLOOR = "floor"
 OURS = "async_adag"
+PARKED = "parked"  # async_adag as well, whose processes only sleep, as those of the floor do
 
 
 @dataclass
@@ -69,6 +70,11 @@ class Results:
             return self.ratio(row, OURS, row.rival)
         return self.ratio(row, row.rival, OURS)
 
+    def over_floor(self, row: Row) -> float | None:
+        """How many times the floor: of async_adag parked, if that was measured."""
+        who = PARKED if self.median(row, PARKED) is not None else OURS
+        return self.ratio(row, who, FLOOR)
+
 
 class Place(Protocol):
     """Where turns are taken."""
@@ -95,15 +101,18 @@ def run(
     rounds: int,
     tell: Callable[[str], None],
     keep: Callable[[], None] = lambda: None,
+    parked: Backend | None = None,
 ) -> None:
     """Measures everything `rounds` times, one graph alive at a time. `tell` hears what is under way.
+
+    Beside a floor, `parked` is measured as well, if there is one.
 
     Where a workload asks for it, the turns within a round are short, and many. `keep` is called ahead of each
     turn but for later short ones, when `results` say what comes: of a run that is killed, the rest is there.
     """
     for number in range(rounds):
         for workload in workloads:
-            turns = _turns(workload, backends, floor)
+            turns = _turns(workload, backends, floor, parked)
             turns = [*turns[number % len(turns) :], *turns[: number % len(turns)]]  # nobody is always first
             slices = workload.slices if isinstance(workload, Sliced) else 1
             for turn_number, (who, turn) in enumerate(turns * slices):
@@ -128,7 +137,7 @@ def run(
 
 
 def _turns(
-    workload: Workload, backends: Sequence[Backend], floor: Floor | None
+    workload: Workload, backends: Sequence[Backend], floor: Floor | None, parked: Backend | None
 ) -> list[tuple[str, Callable[[Site], Figures]]]:
     """Who is measured, and how."""
     turns: list[tuple[str, Callable[[Site], Figures]]] = [
@@ -138,4 +147,6 @@ def _turns(
         turns.append((workload.rival, workload.measure_rival))
     if floor is not None and isinstance(workload, Floored):
         turns.append((FLOOR, partial(workload.floor, floor)))
+        if parked is not None:
+            turns.append((PARKED, partial(workload.measure, parked)))
     return turns

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from benchmarks.rows import RAY, Row
-from benchmarks.suite import FLOOR, OURS, Results
+from benchmarks.suite import FLOOR, OURS, PARKED, Results
 
-WIDTHS = (30, 13, 13, 10, 13, 11)
-HEADINGS = ("", "Ray", "async_adag", "gain", "floor", "over floor")
+WIDTHS = (30, 12, 13, 9, 12, 12, 12)
+HEADINGS = ("", "Ray", "async_adag", "gain", "parked", "floor", "over floor")
 NOTES = """\
 Medians over the rounds. gain: how many times better async_adag is than Ray, or than the tool that the section
-names, whose figure then stands in Ray's place. floor: the same shape of C processes that park in read()
-of an eventfd, and copy the array once per hop (pingpong.c). over floor: async_adag's time divided by
-that. Left alone, the kernel may put both ends on one core, where waking is cheap, or on two, where it is
-not; the pinned rows compare like with like, in ten short turns a round, since what a wake-up costs
-changes from second to second. Over two hosts the floor is a plain socket between two Python processes,
-which may share a core."""
+names, whose figure then stands in Ray's place. async_adag: with its default options, or the busy_poll that
+was asked for. parked: with busy_poll=0, so that its processes sleep as the floor's do. floor: the same shape
+of C processes that park in read() of an eventfd, and copy the array once per hop (pingpong.c); of a
+throughput, async_adag's own rings and codec in bare loops (bare.py); over two hosts, a plain socket between
+two Python processes, which may share a core. over floor: the figure of what parks, divided by the floor's.
+Left alone, the kernel may put both ends on one core, where waking is cheap, or on two, where it is not; the
+pinned rows compare like with like, in ten short turns a round, since what a wake-up costs changes from
+second to second."""
 NOT_MEASURED = "-"
 FAILED = "failed"
 
@@ -102,8 +104,9 @@ def _cells(results: Results, row: Row) -> tuple[str, ...]:
         cell(row.rival),
         cell(OURS),
         times(results.gain(row)),
+        cell(PARKED),
         cell(FLOOR),
-        times(results.ratio(row, OURS, FLOOR)),
+        times(results.over_floor(row)),
     )
 
 

@@ -50,8 +50,8 @@ def _draw_row(axis: Any, row: dict[str, Any]) -> None:
                     linewidth=1, label=NAMES[who])  # fmt: skip
         low, high = _bulk(times)
         lowest, highest = min(lowest, low), max(highest, high)
-        at = 0.02 + 0.34 * WHO.index(who)
-        axis.text(at, 0.93, f"p50 {figure(row['medians'][who], 's')}", transform=axis.transAxes, fontsize=7,
+        at = 0.02 + 0.25 * WHO.index(who)
+        axis.text(at, 0.93, f"p50 {figure(row['medians'][who], 's')}", transform=axis.transAxes, fontsize=6,
                   color=COLOURS[who], weight="bold")  # fmt: skip
     axis.set_xscale("log")
     axis.set_xlim(lowest / 1.1, highest * 1.1)

@@ -34,13 +34,14 @@ def draw(record: Record) -> Any:
         for row in rows:
             ticks.append((place, row["label"].removesuffix(", p50")))
             gains.append((place, row["gain"], _by_round(row, gain=True)))
-            over_floor.append((place, row["over_floor"], _by_round(row, gain=False)))
+            times_floor = None if row["unit"] == "/s" else row["over_floor"]
+            over_floor.append((place, times_floor, _by_round(row, gain=False)))
             place += 1
         place += 0.35
     against_ray.set_yticks([at for at, _ in ticks], [label for _, label in ticks])
     against_ray.set_ylim(place - 0.5, -0.8)
     against_ray.set_title("times better than Ray's compiled graph (right of 1: ahead)")
-    against_floor.set_title("times the same shape of C processes (1: nothing left to gain)")
+    against_floor.set_title("parked: times the same shape of C processes (1: nothing left to gain)")
     _draw_bars(against_ray, gains, COLOURS["async_adag"])
     _draw_bars(against_floor, over_floor, COLOURS["floor"])
     for at, section in headings:
@@ -85,8 +86,9 @@ def _draw_bars(axis: Any, bars: list[Bar], colour: str) -> None:
 
 def _by_round(row: Entry, *, gain: bool) -> list[float]:
     """The ratio in each round, where both were measured in all."""
-    ours = row["rounds"].get("async_adag", [])
-    theirs = row["rounds"].get(row["rival"] if gain else "floor", [])
+    rounds = row["rounds"]
+    ours = rounds.get("async_adag", []) if gain else rounds.get("parked") or rounds.get("async_adag", [])
+    theirs = rounds.get(row["rival"] if gain else "floor", [])
     if len(ours) != len(theirs):
         return []
     if gain and row["unit"] != "/s":

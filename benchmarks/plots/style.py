@@ -16,8 +16,14 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.ticker import LogLocator, NullLocator
 
-COLOURS = {"ray": "#d55e00", "async_adag": "#0072b2", "floor": "#6b6b6b"}  # told apart by colour-blind people too
-NAMES = {"ray": "Ray's compiled graph", "async_adag": "async_adag", "floor": "C processes (floor)"}
+# Told apart by colour-blind people too.
+COLOURS = {"ray": "#d55e00", "async_adag": "#0072b2", "parked": "#56b4e9", "floor": "#6b6b6b"}
+NAMES = {
+    "ray": "Ray's compiled graph",
+    "async_adag": "async_adag",
+    "parked": "async_adag, parked",
+    "floor": "C processes (floor)",
+}
 WHO = tuple(COLOURS)
 SETTINGS = {
     "svg.fonttype": "none",

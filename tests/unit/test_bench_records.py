@@ -75,11 +75,17 @@ def test_a_record_has_every_round_and_the_ratios():
     assert (row["gain"], row["over_floor"]) == (3.0, None)
 
 
+def test_the_floor_is_compared_with_what_parks():
+    (row,) = record_of(ROUND_TRIP, async_adag=[1.0], parked=[3.0], floor=[2.0])["rows"]
+    assert row["over_floor"] == 1.5
+    assert row["medians"]["parked"] == 3.0
+
+
 def test_a_rival_stands_in_rays_place():
     results = results_of(PIPE, pipe=[3.0], async_adag=[1.0])
     assert results.gain(PIPE) == 3.0
     assert "against a pipe (in the first column)" in table(results)
-    assert lines_of(table(results), "integer") == ["integer", "3.00", "s", "1.00", "s", "3.00", "x", "-", "-"]
+    assert lines_of(table(results), "integer") == ["integer", "3.00", "s", "1.00", "s", "3.00", "x", "-", "-", "-"]
 
 
 def test_a_record_is_found_by_its_file_and_by_its_commit(tmp_path):
@@ -201,11 +207,32 @@ def test_backends_and_rival_take_turns_and_a_failure_spoils_nothing():
     assert results.memory["measured", "ray"] == Memory(driver=1, actors=2, left=3)
 
 
+class Floored(Measured):
+    """What a floor does as well; nobody's rival."""
+
+    def floor(self, floor, site):
+        self.turns.append(floor)
+        return of_times([PIPE], [0.5])
+
+
+def test_who_parks_is_measured_beside_a_floor_and_nowhere_else():
+    for workload, floor, expected in (
+        (Floored(), "floor", ["async_adag", "pipe", "floor", "busy_poll=0"]),
+        (Floored(), None, ["async_adag", "pipe"]),
+        (Measured(), "floor", ["async_adag", "pipe"]),
+    ):
+        results = Results([PIPE])
+        parked = Named("busy_poll=0")
+        run(results, [workload], [Named("async_adag")], floor, Here(), 1, lambda _: None, parked=parked)
+        assert workload.turns == expected
+        assert ((PIPE, "parked") in results.figures) == ("busy_poll=0" in expected)
+
+
 def test_a_failed_row_is_told_beside_the_others():
     results = results_of(PIPE, async_adag=[1.0])
     results.rows.append(RATE)
     results.fail(Measured(), "pipe", "OSError: no pipe")
-    assert lines_of(table(results), "integer") == ["integer", "failed", "1.00", "s", "-", "-", "-"]
+    assert lines_of(table(results), "integer") == ["integer", "failed", "1.00", "s", "-", "-", "-", "-"]
     assert failures(results) == [
         "failed 1 times, pipe: Round trip, against a pipe: integer: OSError: no pipe",
     ]
