@@ -17,6 +17,7 @@ from async_adag.driver.arrivals import Sinks
 from async_adag.driver.capacity import Waiter
 from async_adag.driver.engine import Engine
 from async_adag.driver.interrupts import Held
+from async_adag.driver.joint import parts_of
 from async_adag.driver.reasons import broken_off
 from async_adag.driver.results import GraphRef
 from async_adag.errors import CapacityExceeded
@@ -44,7 +45,7 @@ class Admission:
         self._check = engine.inputs.check
         self._has_results = bool(plan.results())
         self._outputs = range(len(plan.outputs))
-        self._is_single = len(plan.outputs) == 1
+        self._is_multi = plan.graph.multi
         self._echoes = [
             (number, output.key) for number, output in enumerate(plan.outputs) if isinstance(output, FromInput)
         ]
@@ -52,23 +53,31 @@ class Admission:
 
     # -- for tasks
 
-    def submit_now(self, args: tuple[Any, ...], kwargs: dict[str, Any], owner: object) -> Sinks | None:
+    def submit_now(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], owner: object, together: bool
+    ) -> Sinks | None:
         """Admit an execution for a task, one future for each output; None where it would have to wait.
 
         Args:
             args: of the execution.
             kwargs: the same.
             owner: the compiled graph that users hold; it lives while tasks wait for it.
+            together: whether several outputs are to be the parts of one future (`joint.py`).
         """
         self._check(args, kwargs)
         loop = self._loop.quiet()
         if loop is None:
             with Held():
-                return self._submit_now(loop, args, kwargs, owner)
-        return self._submit_now(loop, args, kwargs, owner)
+                return self._submit_now(loop, args, kwargs, owner, together)
+        return self._submit_now(loop, args, kwargs, owner, together)
 
     def _submit_now(
-        self, loop: asyncio.AbstractEventLoop | None, args: tuple[Any, ...], kwargs: dict[str, Any], owner: object
+        self,
+        loop: asyncio.AbstractEventLoop | None,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        owner: object,
+        together: bool,
     ) -> Sinks | None:
         engine = self._engine
         with engine.lock:
@@ -80,11 +89,13 @@ class Admission:
                 self._life.check_open()  # a new loop takes in what has arrived, which may break the graph
             # Behind those as well whose place is granted and whose task has not run yet.
             if engine.has_place() and self._line.is_empty() and not self._ledger.reserved:
-                return self._admit_futures(loop, args, kwargs, owner, reserved=False)
+                return self._admit_futures(loop, args, kwargs, owner, together, reserved=False)
         return None
 
-    async def submit_async(self, args: tuple[Any, ...], kwargs: dict[str, Any], owner: object) -> Sinks:
-        """Admit an execution for a task, after those who came before; one future for each output."""
+    async def submit_async(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], owner: object, together: bool
+    ) -> Sinks:
+        """Admit an execution for a task, after those who came before; otherwise as `submit_now`."""
         place = asyncio.get_running_loop().create_future()
         waiter = Waiter(place)
         try:
@@ -92,7 +103,7 @@ class Admission:
             await place
             if waiter.error is not None:
                 raise waiter.error.with_traceback(None)
-            return self._undisturbed(lambda: self._admit_granted(waiter, args, kwargs, owner))
+            return self._undisturbed(lambda: self._admit_granted(waiter, args, kwargs, owner, together))
         except BaseException:
             self._undisturbed(lambda: self._leave_line(waiter))
             raise
@@ -120,13 +131,13 @@ class Admission:
             self._engine.grant()
 
     def _admit_granted(
-        self, waiter: Waiter, args: tuple[Any, ...], kwargs: dict[str, Any], owner: object
+        self, waiter: Waiter, args: tuple[Any, ...], kwargs: dict[str, Any], owner: object, together: bool
     ) -> Sinks:
         with self._engine.lock:
             self._life.check_open()
             loop = self._loop.bind()
             waiter.granted = False  # from here on the place is the execution's
-            return self._admit_futures(loop, args, kwargs, owner, reserved=True)
+            return self._admit_futures(loop, args, kwargs, owner, together, reserved=True)
 
     def _admit_futures(
         self,
@@ -134,9 +145,16 @@ class Admission:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         owner: object,
+        together: bool,
         reserved: bool,
     ) -> Sinks:
-        sinks: Sinks = [loop.create_future()] if self._is_single else [loop.create_future() for _ in self._outputs]
+        sinks: Sinks
+        if not self._is_multi:
+            sinks = [loop.create_future()]
+        elif together:
+            sinks = list(parts_of(loop.create_future(), len(self._outputs)))
+        else:
+            sinks = [loop.create_future() for _ in self._outputs]
         self._admit(args, kwargs, sinks, reserved)
         if self._ledger.in_flight:
             self._loop.keep(owner)

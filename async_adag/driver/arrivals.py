@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from async_adag.driver.gpu_results import GpuResults
 
 Sinks = list[Any]
-"""What waits for an execution: for each output a future, or a weak reference to a `GraphRef`.
+"""What waits for an execution: for each output a future, a part of one (`joint.py`), or a weak reference to a
+`GraphRef`.
 
 A ref holds the graph. If the engine held the ref, a graph whose refs were dropped would be held for ever, by the
 finalizer that is to tear it down.

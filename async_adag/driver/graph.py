@@ -14,6 +14,7 @@ from async_adag.driver.admission import Admission
 from async_adag.driver.arrivals import Sinks
 from async_adag.driver.engine import Engine
 from async_adag.driver.event_loop import settle_here
+from async_adag.driver.joint import Part
 from async_adag.driver.results import FutureList, GraphRef, RefList
 from async_adag.driver.snapshots import state_of, stats_of
 from async_adag.driver.stream import stream
@@ -57,9 +58,9 @@ class GraphCalls:
             GraphBroken: an actor died or a channel failed.
             Exception: whatever pickling the arguments raised; nothing was sent.
         """
-        sinks = self._admission.submit_now(args, kwargs, self._owner) if self._timeout is None else None
+        sinks = self._submit_now(args, kwargs, together=False)
         if sinks is None:
-            sinks = await self._submit(args, kwargs)
+            sinks = await self._submit(args, kwargs, together=False)
         return FutureList(sinks) if self._engine.plan.graph.multi else sinks[0]
 
     async def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -73,10 +74,10 @@ class GraphCalls:
                 its ``__cause__``.
             ExecutionTimeout: a deadline of `options` was missed.
         """
-        sinks = self._admission.submit_now(args, kwargs, self._owner) if self._timeout is None else None
+        sinks = self._submit_now(args, kwargs, together=True)
         if sinks is None:
-            sinks = await self._submit(args, kwargs)
-        return await (FutureList(sinks) if self._engine.plan.graph.multi else sinks[0])
+            sinks = await self._submit(args, kwargs, together=True)
+        return await self._whole(sinks)
 
     def execute(self, *args: Any, **kwargs: Any) -> GraphRef | RefList:
         """Admit an execution from a thread; waits up to ``submit_timeout`` while the graph is full.
@@ -126,16 +127,22 @@ class GraphCalls:
 
         return SpannedGraph(self, name, tracer_provider)
 
-    async def _submit(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Sinks:
+    def _submit_now(self, args: tuple[Any, ...], kwargs: dict[str, Any], together: bool) -> Sinks | None:
+        """Admit an execution without a deadline; None where it has one, or would have to wait."""
+        if self._timeout is not None:
+            return None
+        return self._admission.submit_now(args, kwargs, self._owner, together)
+
+    async def _submit(self, args: tuple[Any, ...], kwargs: dict[str, Any], together: bool) -> Sinks:
         """Admit an execution, waiting for a place; with a deadline, which counts from here, if there is one."""
         engine, timeout = self._engine, self._timeout
         loop = asyncio.get_running_loop()
         began = loop.time()
-        sinks = self._admission.submit_now(args, kwargs, self._owner)
+        sinks = self._admission.submit_now(args, kwargs, self._owner, together)
         if sinks is None:
             try:
                 async with asyncio.timeout(timeout):
-                    sinks = await self._admission.submit_async(args, kwargs, self._owner)
+                    sinks = await self._admission.submit_async(args, kwargs, self._owner, together)
             except TimeoutError:
                 raise ExecutionTimeout(
                     f"no place came free within the deadline of {timeout:g} s{engine.describe_computing()}"
@@ -145,35 +152,27 @@ class GraphCalls:
         return sinks
 
     async def _submit_one(self, item: Any) -> asyncio.Future[Any]:
-        return self._one(await self._submit((item,), {}))
+        return self._whole(await self._submit((item,), {}, together=True))
 
     def _try_submit_one(self, item: Any) -> asyncio.Future[Any] | None:
-        sinks = self._admission.submit_now((item,), {}, self._owner)
+        sinks = self._admission.submit_now((item,), {}, self._owner, together=True)
         if sinks is not None and self._timeout is not None:
             loop = asyncio.get_running_loop()
             _set_deadline(sinks, loop, loop.time() + self._timeout, self._timeout, self._engine)
-        return None if sinks is None else self._one(sinks)
+        return None if sinks is None else self._whole(sinks)
 
-    def _one(self, sinks: Sinks) -> asyncio.Future[Any]:
-        if self._engine.plan.graph.multi:
-            values: asyncio.Future[Any] = asyncio.gather(*sinks)
-            values.add_done_callback(_retrieve)
-            return values
-        future: asyncio.Future[Any] = sinks[0]
+    def _whole(self, sinks: Sinks) -> asyncio.Future[Any]:
+        """The one future of an execution whose outputs were asked for together."""
+        future: asyncio.Future[Any] = sinks[0].whole if self._engine.plan.graph.multi else sinks[0]
         return future
-
-
-def _retrieve(future: asyncio.Future[Any]) -> None:
-    """Look at a failure, so that nothing is logged where nobody else does."""
-    if not future.cancelled():
-        future.exception()
 
 
 def _set_deadline(
     sinks: Sinks, loop: asyncio.AbstractEventLoop, at: float, timeout: float, engine: Engine
 ) -> None:
-    handle = loop.call_at(at, _expire, sinks, timeout, engine)
-    left = len(sinks)
+    futures = [sinks[0].whole] if isinstance(sinks[0], Part) else sinks
+    handle = loop.call_at(at, _expire, sinks, futures, timeout, engine)
+    left = len(futures)
 
     def settled(_: object) -> None:
         nonlocal left
@@ -181,12 +180,12 @@ def _set_deadline(
         if left == 0:
             handle.cancel()
 
-    for future in sinks:
+    for future in futures:
         future.add_done_callback(settled)
 
 
-def _expire(sinks: Sinks, timeout: float, engine: Engine) -> None:
-    late = [future for future in sinks if not future.done()]
+def _expire(sinks: Sinks, futures: list[asyncio.Future[Any]], timeout: float, engine: Engine) -> None:
+    late = [future for future in futures if not future.done()]
     error = ExecutionTimeout(
         f"execution {engine.number_of(sinks)} missed its deadline of {timeout:g} s and is "
         f"abandoned{engine.describe_computing()}"

@@ -123,4 +123,7 @@ class FutureList(list["asyncio.Future[Any]"]):
     __hash__ = object.__hash__  # type: ignore[assignment]  # gather() and wait() put awaitables into a set
 
     def __await__(self) -> Generator[Any, None, list[Any]]:
-        return (yield from asyncio.gather(*self).__await__())
+        for future in self:
+            if not future.done():
+                return (yield from asyncio.gather(*self).__await__())
+        return [future.result() for future in self]
