@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-from async_adag.channels.codec import Encoded
+from async_adag.channels.codec import Encoded, Failure
 from async_adag.channels.doorbell import Doorbell
 
 _VALUE = -1
@@ -67,7 +67,7 @@ class DirectWriter:
         channel.written += 1
         for number, queue in enumerate(channel.queues):
             queue.append(value)
-            if channel.parked[number]:  # in order under the GIL: no fence
+            if channel.parked[number] or type(value) is Failure:  # in order under the GIL: no fence
                 channel.parked[number] = False
                 channel.doorbells[number].ring()
 

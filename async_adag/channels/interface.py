@@ -51,6 +51,8 @@ class Writer(Protocol):
     def publish(self) -> None:
         """Send what was staged, as the next execution's frame.
 
+        A `Failure` rings for all readers, armed or not: one who waits for several channels may sleep by another.
+
         Raises:
             ChannelError: the channel cannot go on. No channel of its own raises it, only one whose tensors
                 something else carries.

@@ -45,7 +45,7 @@ _LEASES_SLACK = 8  # a lease is uncounted an instant before its block is free
 LEASE_FROM = 32 * 1024  # bytes; copying less is cheaper than a lease
 HOLDS = 256  # frames whose ObjectRefs readers may use at once; those of further frames are pinned
 
-_INT, _REFS = int(Kind.INT), int(Kind.REFS)
+_INT, _ERROR, _REFS = int(Kind.INT), int(Kind.ERROR), int(Kind.REFS)
 _NO_BUFFERS: list[memoryview] = []
 
 
@@ -112,6 +112,7 @@ class RingWriter:
         self._holds = Holds(words, layout)
         self._staged: tuple[Block | None, int | None] | None = None  # the block and the hold
         self._staged_bytes = 0
+        self._urgent = False  # whether the next frame rings for readers as well that sleep by another channel
         self.bytes = 0
 
     def stage(self, encoded: Encoded) -> None:
@@ -121,6 +122,7 @@ class RingWriter:
         if not buffers and size <= INLINE_CAPACITY and kind != _REFS:
             seq = self._cursor.head
             at = self._slots_begin + seq % self.slots * SLOT
+            self._urgent = kind == _ERROR
             self._staged_bytes = 0
             if seq % IDLE_USES == 0:
                 self._pool.trim(seq)
@@ -183,6 +185,7 @@ class RingWriter:
         seq = self._cursor.head
         header = Header(kind, place, buffers, seq, body, length, number, offset, generation, hold, held)
         pack_header(self._memory, self._slots_begin + seq % self.slots * SLOT, header)
+        self._urgent = kind == _ERROR
         self.bytes += length
         self._staged_bytes = length
 
@@ -215,7 +218,8 @@ class RingWriter:
         """See `interface.Writer`."""
         self._staged = None
         self._staged_bytes = 0
-        for reader in self._cursor.publish():
+        sleepers = self._cursor.publish()
+        for reader in range(self._layout.readers) if self._urgent else sleepers:
             self._doorbells[reader].ring()
 
     def publish_past(self, own: int) -> None:

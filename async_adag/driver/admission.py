@@ -158,6 +158,8 @@ class Admission:
         self._admit(args, kwargs, sinks, reserved)
         if self._ledger.in_flight:
             self._loop.keep(owner)
+            if self._engine.arrivals.is_partial:
+                self._attention.is_armed = False
             if not self._attention.is_armed:
                 self._attention.expect(loop, may_poll=not self._loop.is_raw)
         return sinks

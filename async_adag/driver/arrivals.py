@@ -11,6 +11,7 @@ from async_adag.actor.traced import TracedReader
 from async_adag.channels.failures import annotate, decode_failure
 from async_adag.channels.interface import STOP, Failure, Reader
 from async_adag.driver.event_loop import LoopBinding, settle_here
+from async_adag.driver.joint import Part
 from async_adag.driver.reasons import Reason, channel_failure
 from async_adag.errors import AdagError, RemoteError
 from async_adag.graph.plan import Output, Plan
@@ -39,6 +40,9 @@ class Arrivals:
         loop: settles futures.
         may_stop: whether a channel may end with `STOP` now.
         on_gpu: settles futures of results that stay on the driver's GPU; None where there are none.
+
+    Attributes:
+        is_partial: whether only one of the channels that are waited for is armed.
     """
 
     def __init__(
@@ -67,6 +71,7 @@ class Arrivals:
             ]
             for channel in results
         ]
+        self.is_partial = False
         self._counts = [len(channel.values) for channel in results]
         self._on_gpu = [on_gpu if channel.gpu or channel.to_gpu else None for channel in results]
 
@@ -171,9 +176,20 @@ class Arrivals:
         return any(may_read() for _, _, may_read in self._results)
 
     def arm(self) -> bool:
-        """Have the doorbell rung at the next frame; True if one is there already."""
+        """Have the doorbell rung at the next frame that is waited for; True if one is there already.
+
+        Who waits for all of the one execution under way is served by one ring, of its last channel to come; which
+        that is, is a guess, made anew when it has come and others have not. An error rings unasked.
+        """
+        ledger, results = self._ledger, self._results
+        self.is_partial = False
+        if ledger.in_flight == 1 and len(results) > 1:
+            missing = ledger.incomplete()
+            if type(ledger.first(missing[-1]).payload[0]) is Part:
+                self.is_partial = len(missing) > 1
+                return results[missing[-1]][1].arm()
         there = False
-        for _, reader, _ in self._results:
+        for _, reader, _ in results:
             there |= reader.arm()
         return there
 

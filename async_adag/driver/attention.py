@@ -96,13 +96,15 @@ class Attention:
             if now >= pause:
                 break
         else:
-            if self._poller is not None:
-                took = monotonic_ns() - self._began
-                self._poller.waited(took, took, True)
-            self._poll = self._began = 0
-            self.spun += 1
-            engine.progress()
-            return
+            engine.take_in()
+            if engine.ledger.in_flight == 0:
+                if self._poller is not None:
+                    took = monotonic_ns() - self._began
+                    self._poller.waited(took, took, True)
+                self._poll = self._began = 0
+                self.spun += 1
+                engine.progress()
+                return
         if now < self._until and engine.ledger.in_flight == 1:
             loop.call_soon(self._go_on, loop, self._poll)
         else:

@@ -98,6 +98,10 @@ class Ledger(Generic[T]):
         queue.popleft()  # last: what is raised before leaves the frame to be noticed as missing
         return entry
 
+    def incomplete(self) -> list[int]:
+        """The channels of which some execution's frame has not arrived."""
+        return [channel for channel, queue in enumerate(self._queues) if queue]
+
     def pending(self) -> list[tuple[Entry[T], list[int]]]:
         """Each execution in flight, oldest first, with the channels whose frames have not arrived."""
         waiting: dict[int, tuple[Entry[T], list[int]]] = {}

@@ -215,6 +215,15 @@ def test_a_reader_for_whom_a_frame_is_there_does_not_sleep(channel, rung):
     assert rings(rung, channel) == [False] * len(channel.readers)
 
 
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_an_error_rings_though_nobody_sleeps_by_this_channel(channel, rung, size):
+    """Who waits for several results sleeps by one of the channels, and is to learn of an error at once."""
+    channel.send(Failure(bytes(size)))
+    assert rings(rung, channel) == [True] * len(channel.readers)
+    channel.send(1)
+    assert rings(rung, channel) == [False] * len(channel.readers)
+
+
 def test_a_reader_may_sleep_again_after_each_ring(channel, rung):
     for number in range(20):
         assert arm_all(channel) == [False] * len(channel.readers)
@@ -333,7 +342,8 @@ class Model:
         writer.publish()
         for queue in self.queues:
             queue.append(value)
-        assert [self.rung(bell) for bell in self.channel.bells] == self.asleep
+        expected = [True] * len(self.asleep) if type(value) is Failure else self.asleep
+        assert [self.rung(bell) for bell in self.channel.bells] == expected
         self.asleep = [False] * len(self.asleep)
 
     def read(self, number, *, discard):
