@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from hypothesis import settings
 
 import async_adag
 from async_adag.actor.moved import MovedReader, MovedWriter
+from async_adag.channels import ray_objects
 from async_adag.channels.direct import Direct, DirectReader, DirectWriter
 from async_adag.channels.doorbell import Doorbell
 from async_adag.channels.ring import RingReader, RingSpec, RingWriter, create_ring
@@ -210,6 +212,12 @@ def open_link() -> Iterator[Callable[..., Link]]:
     yield make
     for each in made:
         each.close()
+
+
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever stands for an ObjectRef is not handed to a Ray to which other tests have connected this process."""
+    monkeypatch.setattr(ray_objects, "global_worker", SimpleNamespace(connected=False))
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ from async_adag.channels.codec import Referring
 from async_adag.channels.ring import HOLDS
 from async_adag.protocol.frame import Kind
 
+pytestmark = pytest.mark.usefixtures("no_ray")
+
 
 class Ref:
     """Stands for an ObjectRef."""
