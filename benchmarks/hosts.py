@@ -5,11 +5,13 @@ The floor of these rows is a plain socket between two Python processes.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -88,12 +90,15 @@ def actor_on_another_node() -> Iterator[Any]:
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
     command += [f"--address={ray.get_runtime_context().gcs_address}", "--num-cpus=1", '--resources={"other": 1}']
     quiet = subprocess.DEVNULL
-    node = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet)
-    try:
-        actor = Stage.options(resources={"other": 0.1}).remote()
-        ray.get(actor.pid.remote(), timeout=PATIENCE)
-        yield actor
-        ray.kill(actor)
-    finally:
-        node.terminate()
-        node.wait(PATIENCE)
+    # There Ray notes which cluster a program joins that names none; a node that is ended leaves the note behind.
+    with TemporaryDirectory(prefix="adag-") as files:
+        environment = {**os.environ, "RAY_TMPDIR": files}
+        node = subprocess.Popen(command, env=environment, stdin=quiet, stdout=quiet, stderr=quiet)
+        try:
+            actor = Stage.options(resources={"other": 0.1}).remote()
+            ray.get(actor.pid.remote(), timeout=PATIENCE)
+            yield actor
+            ray.kill(actor)
+        finally:
+            node.terminate()
+            node.wait(PATIENCE)

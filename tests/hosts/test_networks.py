@@ -163,21 +163,22 @@ async def gets_through(hosts, count):
         assert await array == count
 
 
+def shape(networks, *link):
+    """Make the link so, if this kernel can."""
+    if not networks.has(*link):
+        pytest.skip(f"this kernel has no {link[0]} for tc")
+    networks.shape(*link)
+
+
 @driven
 async def test_a_slow_link_is_not_a_dead_one(hosts):
-    networks = hosts.networks
-    if not networks.has(*SLOW_LINK):
-        pytest.skip("this kernel has no tbf for tc")
-    networks.shape(*SLOW_LINK)
+    shape(hosts.networks, *SLOW_LINK)
     await gets_through(hosts, 2_500_000)
 
 
 @driven
 async def test_a_link_with_delay_and_loss(hosts):
-    networks = hosts.networks
-    if not networks.has(*BAD_LINK):
-        pytest.skip("this kernel has no netem for tc")
-    networks.shape(*BAD_LINK)
+    shape(hosts.networks, *BAD_LINK)
     await gets_through(hosts, 2_500_000)
     async with async_adag.compile(chain(*hosts.here, *hosts.there), max_inflight=8) as compiled:
         assert [got async for got in compiled.map(range(50))] == list(range(50))
