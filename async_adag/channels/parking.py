@@ -62,6 +62,7 @@ class Parking:
             self._epoll.close()
             raise
         self._poller = poller
+        self._began = self._polled = 0  # of a wait that goes on: when it began, and for how long it has polled
         self.parked = 0
         self.spun = 0
 
@@ -79,20 +80,25 @@ class Parking:
         if poller.rest:
             poller.rest -= 1
             return arm() or self._park(deadline)
-        began = time.monotonic_ns()
-        budget = poller.budget(began)
-        if budget and self._poll(ready, began + budget, deadline):
+        now = time.monotonic_ns()
+        began, polled = self._began or now, self._polled
+        self._began = self._polled = 0
+        budget = poller.budget(now)
+        if budget and self._poll(ready, now + budget, deadline):
             self.spun += 1
-            took = time.monotonic_ns() - began
-            poller.waited(took, took, True)
+            ended = time.monotonic_ns()
+            poller.waited(ended - began, polled + ended - now, True)
             return True
+        polled += budget
         if arm():
-            poller.waited(time.monotonic_ns() - began, budget, False)
+            poller.waited(time.monotonic_ns() - began, polled, False)
             return True
-        try:
-            return self._park(deadline)
-        finally:
-            poller.waited(time.monotonic_ns() - began, budget, False)
+        woken = self._park(deadline)
+        if woken and not ready():  # called up ahead of the news: the wait goes on
+            self._began, self._polled = began, polled
+        else:
+            poller.waited(time.monotonic_ns() - began, polled, False)
+        return woken
 
     def _park(self, deadline: float | None) -> bool:
         self.parked += 1

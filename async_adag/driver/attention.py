@@ -36,6 +36,7 @@ class Attention:
         self._poll = 0  # the number of the poll that is under way; 0: none
         self._polls = 0
         self._began = 0  # when the present wait began; 0: there is none, or it teaches nothing
+        self._rang = 0  # when the doorbell last did, where a wait may have ended by it
         self._until = 0
         self._budget = 0
 
@@ -73,14 +74,18 @@ class Attention:
     def on_ring(self) -> None:
         """The doorbell has rung, so that not everything is armed any more."""
         self.is_armed = False
-        if self._poller is not None and self._began and not self._poll:
-            self._poller.waited(monotonic_ns() - self._began, self._budget, False)
-            self._began = 0
+        self._rang = monotonic_ns() if self._began and not self._poll else 0
+
+    def on_arrival(self) -> None:
+        """That ring was for something that has arrived, and did not call the loop up ahead of it."""
+        if self._poller is not None and self._rang:
+            self._poller.waited(self._rang - self._began, self._budget, False)
+            self._began = self._rang = 0
 
     def forget(self) -> None:
         """Another loop is bound, or none."""
         self.is_armed = False
-        self._poll = self._began = 0
+        self._poll = self._began = self._rang = 0
 
     def _go_on(self, loop: asyncio.AbstractEventLoop, poll: int) -> None:
         if poll == self._poll:

@@ -153,9 +153,12 @@ class Engine:
         self.attend(self._on_doorbell)
 
     def _on_doorbell(self) -> None:
+        arrived = self.ledger.arrived
         self.deployment.ends.doorbell.silence()
         self.attention.on_ring()
         self.progress()
+        if self.ledger.arrived != arrived:
+            self.attention.on_arrival()
 
     def attend(self, step: Callable[[], None]) -> None:
         """Do a step of the event loop's, in the middle of which Ctrl-C must not raise."""

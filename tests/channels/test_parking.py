@@ -155,11 +155,46 @@ def test_it_parks_when_polling_brought_nothing(bell, make_parking):
     poller = Told(1)
     parking = make_parking(poller=poller)
     bell.ring()
-    assert parking.wait(never, never, soon())
+    assert parking.wait(lambda: parking.parked, never, soon())
     assert (parking.parked, parking.spun) == (1, 0)
     ((took, polled, hit),) = poller.told
     assert not hit
     assert (polled, took > 1) == (1, True)
+
+
+def test_who_is_called_up_ahead_of_the_news_has_not_waited_yet(bell, make_parking, monkeypatch):
+    now = [1_000]
+    monkeypatch.setattr(time, "monotonic_ns", lambda: now[0])
+    poller = Told(0)
+    parking = make_parking(poller=poller)
+    for _ in range(2):
+        bell.ring()
+        assert parking.wait(never, never, soon())
+        assert poller.told == []
+        now[0] += 1_000
+    bell.ring()
+    assert parking.wait(lambda: parking.parked == 3, never, soon())
+    assert poller.told == [(2_000, 0, False)]
+    bell.ring()
+    assert parking.wait(lambda: parking.parked == 4, never, soon())
+    assert poller.told[1:] == [(0, 0, False)]
+
+
+def test_what_it_has_polled_before_it_was_called_up_counts(bell, make_parking):
+    poller = Told(1)
+    parking = make_parking(poller=poller)
+    for count in range(1, 4):
+        bell.ring()
+        assert parking.wait(lambda: parking.parked == 3, never, soon())
+        assert len(poller.told) == (count == 3)
+    ((_, polled, hit),) = poller.told
+    assert (polled, hit) == (3, False)
+
+
+def test_a_wait_that_nobody_ends_is_over_at_its_deadline(make_parking):
+    poller = Told(1)
+    assert not make_parking(poller=poller).wait(never, never, time.monotonic())
+    assert len(poller.told) == 1
 
 
 def test_a_poller_that_rests_is_not_asked(bell, make_parking):

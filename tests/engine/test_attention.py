@@ -56,6 +56,36 @@ async def test_a_poll_that_brought_nothing_ends_and_the_loop_listens(make_stage)
     assert stage.engine.attention.spun == 0
 
 
+class Told:
+    """A poller that never polls, and counts what it is told."""
+
+    def __init__(self):
+        self.rest = 0
+        self.waits = 0
+
+    def budget(self, now):
+        return 0
+
+    def waited(self, took, polled, hit):
+        assert not hit
+        self.waits += 1
+
+
+async def test_a_wait_ends_with_its_news_and_not_when_the_loop_is_called_up_ahead_of_them(make_stage):
+    stage = make_stage(parts=1, busy_poll=LONG)
+    poller = stage.engine.attention._poller = Told()
+    for number in range(3):
+        future = await stage.compiled.execute_async(number)
+        for _ in range(2):
+            stage.engine.deployment.ends.doorbell.ring()
+            await turns()
+            assert stage.engine.attention.is_armed
+            assert poller.waits == number
+        stage.parts[0].answer(number)
+        assert await future == number
+        assert poller.waits == number + 1
+
+
 async def test_what_arrives_before_it_listens_is_not_missed(make_stage, monkeypatch):
     """Between the last look of a poll and the arming, and between the sending and the arming."""
     for poll in (1e-9, 0):
