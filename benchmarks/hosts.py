@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from tempfile import TemporaryDirectory
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -90,10 +90,8 @@ def actor_on_another_node() -> Iterator[Any]:
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
     command += [f"--address={ray.get_runtime_context().gcs_address}", "--num-cpus=1", '--resources={"other": 1}']
     quiet = subprocess.DEVNULL
-    # There Ray notes which cluster a program joins that names none; a node that is ended leaves the note behind.
-    with TemporaryDirectory(prefix="adag-") as files:
-        environment = {**os.environ, "RAY_TMPDIR": files}
-        node = subprocess.Popen(command, env=environment, stdin=quiet, stdout=quiet, stderr=quiet)
+    with _no_cluster_noted():
+        node = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet)
         try:
             actor = Stage.options(resources={"other": 0.1}).remote()
             ray.get(actor.pid.remote(), timeout=PATIENCE)
@@ -102,3 +100,17 @@ def actor_on_another_node() -> Iterator[Any]:
         finally:
             node.terminate()
             node.wait(PATIENCE)
+
+
+@contextmanager
+def _no_cluster_noted() -> Iterator[None]:
+    """A node notes its cluster for programs that name none, and leaves the note behind when it is ended."""
+    note = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
+    before = note.read_bytes() if note.exists() else None
+    try:
+        yield
+    finally:
+        if before is None:
+            note.unlink(missing_ok=True)
+        else:
+            note.write_bytes(before)
