@@ -59,21 +59,23 @@ class Ends:
                 return
 
     def rate(self, in_flight: int, seconds: float) -> float:
-        """Integers per second there and back, while so many are under way."""
+        """Integers per second there and back, while so many are under way: one is sent, and one waited for."""
         reader, writer = self.reader, self.writer
         done = under_way = 0
         began = now = perf_counter()
-        while now < began + seconds or under_way:
-            while under_way < in_flight and now < began + seconds:
-                writer.stage(writer.encode(1))
-                writer.publish()
-                under_way += 1
-            self.wait(reader.may_read, reader.arm)
-            while under_way and reader.may_read():
+        while now < began + seconds:
+            writer.stage(writer.encode(1))
+            writer.publish()
+            under_way += 1
+            if under_way == in_flight:
+                self.wait(reader.may_read, reader.arm)
                 reader.read()
                 under_way -= 1
                 done += 1
             now = perf_counter()
+        for _ in range(under_way):
+            self.wait(reader.may_read, reader.arm)
+            reader.read()
         return done / (now - began)
 
     def stop(self) -> None:
