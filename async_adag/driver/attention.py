@@ -101,15 +101,19 @@ class Attention:
             if now >= pause:
                 break
         else:
+            took = monotonic_ns() - self._began
+            poll, self._poll = self._poll, 0  # what is taken in may raise, and may send another execution
             engine.take_in()
             if engine.ledger.in_flight == 0:
                 if self._poller is not None:
-                    took = monotonic_ns() - self._began
                     self._poller.waited(took, took, True)
-                self._poll = self._began = 0
+                self._began = 0
                 self.spun += 1
                 engine.progress()
                 return
+            if self._poll or self.is_armed:
+                return  # it did, and somebody listens
+            self._poll = poll
         if now < self._until and engine.ledger.in_flight == 1:
             loop.call_soon(self._go_on, loop, self._poll)
         else:

@@ -7,6 +7,7 @@ import os
 
 import pytest
 
+from async_adag import RemoteError
 from tests.turns import turns
 
 LONG = 30.0  # seconds; a poll that a test waits for never ends by itself
@@ -108,6 +109,70 @@ async def test_a_poll_goes_on_until_all_are_there(make_stage):
         assert not has_rung(stage)
     assert await task == ["a", "b"]
     assert stage.engine.attention.spun == 1
+
+
+class Raised(BaseException):
+    """What nobody catches."""
+
+
+hooks = []
+
+
+def call_hook():
+    return hooks[-1]()
+
+
+class Hooked:
+    """Has the last of the hooks called where it is unpickled, and comes out as what that returns."""
+
+    def __reduce__(self):
+        return call_hook, ()
+
+
+async def test_what_is_raised_while_a_poll_takes_in_leaves_somebody_listening(make_stage, monkeypatch):
+    stage = make_stage(busy_poll=LONG)
+    first, last = stage.parts
+    raised = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: raised.append(context["exception"]))
+
+    def hook():
+        raise Raised
+
+    monkeypatch.setitem(globals(), "hooks", [hook])
+    task = await call(stage, 1)
+    first.answer(Hooked())
+    with pytest.raises(RemoteError, match="Raised"):
+        await task
+    assert [type(each) for each in raised] == [Raised]
+    last.answer("b")
+    task = await call(stage, 2)
+    first.answer("c")
+    last.answer("d")
+    assert await task == ["c", "d"]
+
+
+async def test_an_execution_that_is_sent_while_a_poll_takes_in(make_stage, monkeypatch):
+    stage = make_stage(busy_poll=LONG)
+    first, last = stage.parts
+    sent = []
+
+    def hook():
+        try:
+            stage.compiled.execute_async(2).send(None)
+        except StopIteration as done:
+            sent.append(done.value)
+        return "sent one"
+
+    monkeypatch.setitem(globals(), "hooks", [hook])
+    task = await call(stage, 1)
+    first.answer(Hooked())
+    await turns()
+    (futures,) = sent
+    last.answer("b")
+    assert await task == ["sent one", "b"]
+    first.answer("c")
+    last.answer("d")
+    assert await futures == ["c", "d"]
 
 
 def test_refs_are_settled_as_they_come(stage):
