@@ -197,8 +197,9 @@ class Meeting:
             assert guest.connection is not None
             self._epoll.unregister(guest.connection.fileno())
             away = self._abroad is not None and self._abroad.is_away(guest.number)
-            supervision.watch(guest.number, None if away else guest.pidfd, guest.connection, away)
-            guest.connection, guest.pidfd = None, -1
+            connection, guest.connection = guest.connection, None
+            pidfd, guest.pidfd = guest.pidfd, -1
+            supervision.watch(guest.number, None if away else pidfd, connection, away)
 
     def close(self) -> None:
         """Let go of what was not handed on."""

@@ -56,15 +56,25 @@ class Supervision:
         return self._epoll.fileno()
 
     def watch(self, actor: int, pidfd: int | None, connection: socket.socket, away: bool = False) -> None:
-        """Watch an actor. ``pidfd`` is None for an actor that is this very process, or on another host."""
+        """Watch an actor; owns both descriptors from now on, whatever it raises.
+
+        Args:
+            actor: its number.
+            pidfd: None for an actor that is this very process, or on another host.
+            connection: of the actor's loop.
+            away: whether it is on another host.
+
+        Raises:
+            OSError: the system lets nobody watch any more.
+        """
         self.present.add(actor)
         if away:
             self._away.add(actor)
+        connection.setblocking(False)
+        self._connections[connection.fileno()] = actor, connection
         if pidfd is not None:
             self._pidfds[pidfd] = actor
             self._epoll.register(pidfd, select.EPOLLIN)
-        connection.setblocking(False)
-        self._connections[connection.fileno()] = actor, connection
         self._epoll.register(connection.fileno(), select.EPOLLIN)
 
     def listen(self, process: int, connection: socket.socket) -> None:

@@ -41,7 +41,7 @@ def draw(record: Record) -> Any:
     against_ray.set_yticks([at for at, _ in ticks], [label for _, label in ticks])
     against_ray.set_ylim(place - 0.5, -0.8)
     against_ray.set_title("times better than Ray's compiled graph (right of 1: ahead)")
-    against_floor.set_title("parked: times the same shape of C processes (1: nothing left to gain)")
+    against_floor.set_title("parked: times the C processes (1: nothing left to gain)")
     _draw_bars(against_ray, gains, COLOURS["async_adag"])
     _draw_bars(against_floor, over_floor, COLOURS["floor"])
     for at, section in headings:
