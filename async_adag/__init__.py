@@ -19,23 +19,29 @@ The house, from the roof down; imports point down only:
     errors.py  options.py
 """
 
+import importlib
+from typing import TYPE_CHECKING
+
 from async_adag._version import __version__
-from async_adag.adapter import experimental_compile
-from async_adag.driver.compile import compile, compile_async
-from async_adag.driver.graph import CompiledGraph
-from async_adag.driver.results import FutureList, GraphRef, RefList
-from async_adag.errors import (
-    AdagError,
-    CapacityExceeded,
-    ExecutionTimeout,
-    GpuUnavailable,
-    GraphBroken,
-    GraphClosed,
-    GraphError,
-    RemoteError,
-)
-from async_adag.observe.stats import NodeStats, Stats
-from async_adag.options import Options
+from async_adag.actor.ray_runtime import is_worker
+
+if TYPE_CHECKING:
+    from async_adag.adapter import experimental_compile
+    from async_adag.driver.compile import compile, compile_async
+    from async_adag.driver.graph import CompiledGraph
+    from async_adag.driver.results import FutureList, GraphRef, RefList
+    from async_adag.errors import (
+        AdagError,
+        CapacityExceeded,
+        ExecutionTimeout,
+        GpuUnavailable,
+        GraphBroken,
+        GraphClosed,
+        GraphError,
+        RemoteError,
+    )
+    from async_adag.observe.stats import NodeStats, Stats
+    from async_adag.options import Options
 
 __all__ = [
     "AdagError",
@@ -58,3 +64,41 @@ __all__ = [
     "compile_async",
     "experimental_compile",
 ]
+
+_HOMES = {
+    "adapter": ["experimental_compile"],
+    "driver.compile": ["compile", "compile_async"],
+    "driver.graph": ["CompiledGraph"],
+    "driver.results": ["FutureList", "GraphRef", "RefList"],
+    "errors": [
+        "AdagError",
+        "CapacityExceeded",
+        "ExecutionTimeout",
+        "GpuUnavailable",
+        "GraphBroken",
+        "GraphClosed",
+        "GraphError",
+        "RemoteError",
+    ],
+    "observe.stats": ["NodeStats", "Stats"],
+    "options": ["Options"],
+}
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        for home, names in _HOMES.items():
+            if name in names:
+                value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+                return value
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
+
+if not is_worker():
+    # At once, rather than in the midst of an event loop. Workers need what is in actor/ alone, unless they ask for
+    # more, and dozens of them may start at the same time.
+    for _home in _HOMES:
+        importlib.import_module(f"{__name__}.{_home}")

@@ -23,6 +23,13 @@ def is_ray_client() -> bool:
     return bool(client.is_connected())
 
 
+def is_worker() -> bool:
+    """Whether this process is one of Ray's workers, in which actors live, and no driver."""
+    from ray._private.worker import WORKER_MODE, global_worker
+
+    return bool(global_worker.mode == WORKER_MODE)
+
+
 def call_in_actor(handle: Any, function: Callable[..., Any], *args: Any) -> Any:
     """Call ``function(instance, *args)`` in an actor, as one of its methods; returns the ObjectRef."""
     return handle.__ray_call__.remote(function, *args)

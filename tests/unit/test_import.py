@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+import async_adag
+
 # Imports the package in a process of its own, where every attempt to import a GPU library and every look at the
 # environment is noted, with the file that made it. Libraries that are there before it are not its business.
 WATCHED = """
@@ -86,3 +88,26 @@ def test_no_environment_variable_is_read(facts):
 
 def test_no_thread_is_started_no_descriptor_opened_and_ray_is_left_alone(facts):
     assert (facts["threads"], facts["fds"], facts["ray"]) == (0, 0, False)
+
+
+WORKER = """
+import sys
+import ray._private.worker as worker
+
+worker.global_worker.set_mode(worker.WORKER_MODE)
+import async_adag.actor.install
+
+assert "async_adag.driver.compile" not in sys.modules
+assert set(async_adag.__all__) <= set(dir(async_adag))
+print(async_adag.compile.__module__, async_adag.GraphBroken.__name__)
+"""
+
+
+def test_a_worker_imports_what_runs_in_an_actor_and_the_rest_when_it_is_asked_for():
+    done = subprocess.run([sys.executable, "-c", WORKER], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["async_adag.driver.compile", "GraphBroken"]
+
+
+def test_everything_that_is_exported_has_a_home():
+    homes = [name for names in async_adag._HOMES.values() for name in names]
+    assert sorted([*homes, "__version__"]) == sorted(async_adag.__all__)
