@@ -13,7 +13,7 @@ from benchmarks.record import FOLDER
 def parser(description: str | None) -> argparse.ArgumentParser:
     """What reads them."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=description)
-    parser.add_argument("--quick", action="store_true", help="less than two minutes, instead of about fifteen")
+    parser.add_argument("--quick", action="store_true", help="a few minutes, instead of about twenty")
     parser.add_argument(
         "--only",
         action="append",
