@@ -235,14 +235,11 @@ async def test_strangers_at_the_gate_do_no_harm(here, there, monkeypatch):
     def invite(self, actor, share, waits):
         address = self._abroad.address_of(DRIVER)
         if not knocked:
-            for number in range(1500):
+            for number in range(300):
                 stranger = socket.create_connection(address)
                 if number % 3:
                     stranger.sendall(os.urandom(100))
-                if number % 5:  # most do not stay to hear the answer
-                    stranger.close()
-                else:
-                    knocked.append((address, stranger))
+                knocked.append((address, stranger))
         plain(self, actor, share, waits)
 
     monkeypatch.setattr(Meeting, "invite", invite)

@@ -51,7 +51,7 @@ async def test_two_compiles_at_once_over_three_on_each_host(here, there, crosswi
 PROGRAM = """
 from async_adag.driver import meeting
 
-gate, *names = sys.argv[2:]
+asked, gate, *names = sys.argv[2:]
 actors = [ray.get_actor(name) for name in names]
 with InputNode() as x:
     dag = x
@@ -60,6 +60,8 @@ with InputNode() as x:
 plain, called = meeting.call_in_actor, []
 
 def call_in_actor(*args):
+    if not called:
+        open(asked).read()
     called.append(plain(*args))
     if len(called) == 1:
         open(gate).read()
@@ -74,15 +76,17 @@ with async_adag.compile(dag, compile_timeout=10) as compiled:
 def test_two_drivers_at_once_name_the_actors_in_opposite_order(cluster, second, make_actor, make_gate):
     names = ["crosswise 0", "crosswise 1"]
     ray.get([make_actor(name=name, **on(number)).pid.remote() for number, name in enumerate(names)])
-    gates = [make_gate(), make_gate()]
+    asked, called = [make_gate(), make_gate()], [make_gate(), make_gate()]
     orders = (names, names[::-1])
     programs = [
-        start(cluster, PROGRAM, args=[gate.path, *order]) for gate, order in zip(gates, orders, strict=True)
+        start(cluster, PROGRAM, args=[first.path, then.path, *order])
+        for first, then, order in zip(asked, called, orders, strict=True)
     ]
-    for gate in gates:
-        gate.entered()  # each has called one actor
-    for gate in gates:
-        gate.open()
+    for gates in (asked, called):  # each knows where the actors live; each has called one of them
+        for gate in gates:
+            gate.entered()
+        for gate in gates:
+            gate.open()
     for program in programs:
         _, errors = program.communicate(timeout=50)
         assert program.returncode == 0, errors
