@@ -73,6 +73,7 @@ class Engine:
         self.tracing: object | None = None
         self._network = ends.network
         self._deaf = False  # while taking in, and when nothing more will be taken in
+        self._is_stopped = False  # whether STOP was sent
         self._quiet: list[Waiter] = []  # who waits until nothing is in flight and STOP may be written
         self._leaving: list[Waiter] = []  # who waits until every actor has left
         forks.watch(self)
@@ -259,7 +260,8 @@ class Engine:
     def is_quiet(self) -> bool:
         """Whether nothing is in flight and STOP may be written; or nothing more will come."""
         self.take_in()
-        quiet = self.ledger.in_flight == 0 and self.inputs.may_write()
+        # Where another has stopped the graph already, readers may be gone, and no channel has room any more.
+        quiet = self._is_stopped or (self.ledger.in_flight == 0 and self.inputs.may_write())
         return quiet or self.life.state is not State.DRAINING
 
     def wait_quiet(self, waiter: Waiter) -> None:
@@ -272,8 +274,9 @@ class Engine:
         self._leaving.append(waiter)
 
     def send_stop(self) -> None:
-        """Write STOP behind the last execution; only when `is_quiet`."""
-        if self.life.state is State.DRAINING:
+        """Write STOP behind the last execution, once; only when `is_quiet`."""
+        if self.life.state is State.DRAINING and not self._is_stopped:
+            self._is_stopped = True
             self._receive_no_more()
             self.inputs.send_stop()
 

@@ -173,6 +173,20 @@ async def test_an_actor_dies_while_the_graph_drains(make_stage):
     assert "broken" in repr(stage.compiled)
 
 
+async def test_a_second_task_closes_when_the_first_has_sent_stop_and_the_readers_have_gone(
+    make_stage, points, monkeypatch
+):
+    stage = make_stage()
+    gone = {"target": stage.engine.inputs, "name": "may_write", "value": lambda: False}
+    points.after(Engine, "send_stop", lambda: monkeypatch.setattr(**gone))
+    closing = [asyncio.ensure_future(stage.compiled.aclose()) for _ in range(2)]
+    await turns()
+    for part in stage.parts:
+        assert part.should_end()
+        part.leave()
+    await asyncio.gather(*closing)
+
+
 async def test_an_actor_dies_as_stop_is_written(make_stage, points):
     """Nothing was in flight any more: the graph is closed, and says what happened."""
     stage = make_stage()
