@@ -97,7 +97,8 @@ class ThreadLoop:
         """Start the thread."""
         self._control.set_state(LoopState.WAITING)
         lead = self._calls[0].reads[0][1]  # every execution begins with a read
-        self._place = self._turn.join(lead.may_read)
+        network = self._ends.network
+        self._place = self._turn.join(lead.may_read, None if network is None else network.turn)
         try:
             self._thread.start()
         except BaseException:

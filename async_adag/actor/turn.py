@@ -26,6 +26,10 @@ def never() -> bool:
     return False
 
 
+def _nothing() -> None:
+    """What a loop does for work that comes by itself."""
+
+
 class Turn:
     """What the loops of one actor share.
 
@@ -40,9 +44,14 @@ class Turn:
         self._polite: Place | None = None  # who gave way, and waits
         self._exchange = Lock()
 
-    def join(self, has_work: Callable[[], bool]) -> Place:
-        """A place for one more loop; ``has_work`` tells whether it has an execution to begin."""
-        place = Place(self, has_work)
+    def join(self, has_work: Callable[[], bool], look: Callable[[], None] | None = None) -> Place:
+        """A place for one more loop.
+
+        Args:
+            has_work: tells whether it has an execution to begin.
+            look: takes in executions that have come, where those do not come by themselves; called on its thread.
+        """
+        place = Place(self, has_work, look or _nothing)
         self._places.append(place)
         return place
 
@@ -79,6 +88,7 @@ class Turn:
             self.pauses(place)  # of two, only one waits for the other
             self._polite = place
         for _ in range(PATIENCE):
+            place.look()  # as the other goes on for as long as this one has no work
             if not self.is_wanted_beside(place) or place.may_go_on.wait(GLANCE):
                 break
         with self._exchange:
@@ -91,14 +101,16 @@ class Place:
 
     Attributes:
         has_work: whether it has an execution to begin.
+        look: see `Turn.join`.
         wants: whether it would take the lock now, as far as can be seen from outside.
         may_go_on: set when it need not wait any more, having given way.
     """
 
-    __slots__ = ("_since", "_turn", "has_work", "may_go_on", "wants")
+    __slots__ = ("_since", "_turn", "has_work", "look", "may_go_on", "wants")
 
-    def __init__(self, turn: Turn, has_work: Callable[[], bool]) -> None:
+    def __init__(self, turn: Turn, has_work: Callable[[], bool], look: Callable[[], None]) -> None:
         self.has_work = has_work
+        self.look = look
         self.wants = has_work
         self.may_go_on = Event()
         self._turn = turn

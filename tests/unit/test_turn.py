@@ -110,6 +110,18 @@ def test_it_does_not_wait_for_a_loop_that_has_no_work_any_more(turn, monkeypatch
     assert next(answers, "asked until it had none") == "asked until it had none"
 
 
+def test_who_gives_way_takes_in_what_has_come_so_that_the_other_sees_it(turn, monkeypatch):
+    """What came over a network lies in the kernel until its loop looks, which it does not while it waits."""
+    monkeypatch.setattr(module, "GLANCE", 0)
+    monkeypatch.setattr(module, "PATIENCE", 2)
+    taken_in, seen = [], []
+    one = turn.join(lambda: bool(taken_in), lambda: taken_in.append("an execution"))
+    other = turn.join(always)
+    other.wants = lambda: seen.append(turn.is_wanted_beside(other)) or True
+    one.has_run(QUANTUM_NS)
+    assert seen == [False, True, True]  # asked whether it gives way, then at each glance
+
+
 def test_of_two_only_one_waits_for_the_other(turn, monkeypatch):
     monkeypatch.setattr(module, "GLANCE", 60)
     places = [turn.join(always), turn.join(always)]
