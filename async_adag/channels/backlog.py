@@ -10,6 +10,7 @@ from typing import Any
 
 CHUNK = 512 * 1024
 KEEP = 64  # chunks that are kept for the next time
+IDLE = 1.0  # seconds between looks for chunks that nobody has needed
 SEND = 16  # pieces that are offered to the kernel at once
 
 

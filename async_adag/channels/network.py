@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 
 from async_adag.channels.attendant import Attendant
-from async_adag.channels.backlog import Chunks
+from async_adag.channels.backlog import IDLE, Chunks
 from async_adag.channels.connection import LINGER, Connection
 from async_adag.channels.doorbell import Doorbell
 from async_adag.channels.landing import Landing
@@ -62,6 +62,7 @@ class Network:
         self._epoll = select.epoll()
         self._closed = False
         attendant.every(heartbeat / 4, self.tick)
+        attendant.every(IDLE, self.chunks.trim)
 
     def add_writer(self, channel: int, stream: Stream, slots: int) -> TcpWriter:
         """The writing end of a channel; owns ``stream``, as the network does.
@@ -131,7 +132,6 @@ class Network:
         """Hear and give signs of life. What the attendant does every quarter of a heartbeat."""
         for connection in list(self._connections):
             connection.tick()
-        self.chunks.trim()
 
     # -- see connection.Hub
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from async_adag.channels import backlog as module
-from async_adag.channels.backlog import CHUNK, KEEP, Backlog, Chunks
+from async_adag.channels.backlog import CHUNK, IDLE, KEEP, Backlog, Chunks
+from async_adag.channels.network import Network
 
 
 def put_all(backlog, data):
@@ -85,3 +87,16 @@ def test_chunks_that_nobody_needs_are_let_go():
     assert len(chunks._free) == 1  # of the four others nobody had need
     chunks.trim()
     assert not chunks._free
+
+
+def test_a_network_lets_go_of_them_however_rare_its_signs_of_life_are():
+    asked = []
+    attendant = SimpleNamespace(every=lambda seconds, callback: asked.append((seconds, callback)))
+    network = Network(attendant, heartbeat=3600)
+    network.chunks.give_back(network.chunks.take())
+    for _ in range(2):
+        for seconds, callback in asked:
+            if seconds <= IDLE:
+                callback()
+    assert not network.chunks._free
+    network.close()

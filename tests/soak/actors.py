@@ -15,6 +15,7 @@ from typing import Any
 
 import ray
 
+from async_adag.channels.backlog import Chunks
 from tests.belongings import take_stock
 from tests.soak.parcels import BeyondRebuilding, Parcel, Refused, Spoiled
 
@@ -92,8 +93,11 @@ def keep_no_free_memory() -> None:
 
 
 def give_back_memory() -> None:
-    """Collect, and have the C library give back free memory, so that what is left is held by somebody."""
+    """Collect, and have free memory given back by networks and the C library: what is left is held by somebody."""
     gc.collect()
+    for chunks in [each for each in gc.get_objects() if type(each) is Chunks]:
+        for _ in range(2):  # one finds out what was needed before, one what is not
+            chunks.trim()
     ctypes.CDLL(None).malloc_trim(0)
 
 
