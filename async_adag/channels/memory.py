@@ -15,6 +15,8 @@ import mmap
 import os
 import sys
 import weakref
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from async_adag.channels.limits import explain
@@ -132,7 +134,24 @@ class Mapping:
         """Give all pages from ``offset`` on back to the system; they read as zeros from now on."""
         _libc.madvise(self._address + offset, self.length - offset, _MADV_REMOVE)  # else the memory stays
 
-    def lease(self, start: int, length: int) -> tuple[memoryview, Any]:
-        """A read-only view of a part, and the object that dies with the last view made from it."""
-        array: Any = (ctypes.c_char * length).from_buffer(self.view, start)
-        return memoryview(array).cast("B").toreadonly(), array
+    def lease(self, end: Callable[[], None]) -> memoryview:
+        """A read-only view of all of it. ``end`` is called when that and the last view made from it are gone."""
+        lease = _lease_of(self.length).from_buffer(self.view)
+        lease.end = end
+        return memoryview(lease).cast("B").toreadonly()
+
+
+class _Lease:
+    """The object behind a leased view. A finalizer of `weakref` would take as long as all the rest of a lease."""
+
+    __slots__ = ()
+
+    end: Callable[[], None]
+
+    def __del__(self) -> None:
+        self.end()
+
+
+@cache  # of lengths that are powers of two, as those of blocks are
+def _lease_of(length: int) -> Any:
+    return type("Lease", (_Lease, ctypes.c_char * length), {"__slots__": ("end",)})

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import struct
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from async_adag.channels.blocks import IDLE_USES, SMALLEST, Block, BlockPool
 from async_adag.channels.codec import DECODERS, Encoded, Encoder
 from async_adag.channels.doorbell import Doorbell
 from async_adag.channels.holds import Holds, RefLeases
+from async_adag.channels.leases import LEASES, Leases
 from async_adag.channels.memory import PAGE, Mapping, create_file
 from async_adag.channels.processor import current_cpu, make_fence
 from async_adag.channels.ray_objects import load
@@ -40,7 +40,6 @@ from async_adag.protocol.ring import ReaderCursor, RingLayout, WriterCursor
 
 SLOT = 1024
 INLINE_CAPACITY = SLOT - HEADER_SIZE
-LEASES = 64  # blocks that one reader may hold through its values; beyond them it copies
 _LEASES_SLACK = 8  # a lease is uncounted an instant before its block is free
 LEASE_FROM = 32 * 1024  # bytes; copying less is cheaper than a lease
 HOLDS = 256  # frames whose ObjectRefs readers may use at once; those of further frames are pinned
@@ -301,7 +300,7 @@ class RingReader:
         self._blocks_begin = spec.size()
         self._returned = layout.returned[reader]
         self._mapped: dict[int, tuple[int, Mapping]] = {}  # block: (offset, mapping)
-        self._leases = _Leases(self._words)
+        self._leases = Leases(self._words)
         self._ref_leases = RefLeases(self._words, layout.released[reader])
         self._doorbell = doorbell
         self.bytes = 0
@@ -375,11 +374,8 @@ class RingReader:
             self._give_back_refs(header)
             raise
         if header.buffers and header.length >= LEASE_FROM and len(self._leases) < LEASES:
-            payload, owner = mapping.lease(0, header.length)
-            self._leases.hold(word)
             # The writer gets the block back when the last array made from it is gone.
-            weakref.finalize(owner, self._leases.give_back, word, header.generation, mapping).atexit = False
-            del owner
+            payload = self._leases.lease(mapping, header.length, word, header.generation)
             return self._decode(header, payload, copied=True)
         try:
             return self._decode(header, mapping.view[: header.length], copied=False)
@@ -441,29 +437,3 @@ class RingReader:
         except FrameError:
             pass  # whoever spoiled the memory has spoiled the refs
         self._ref_leases.look(len(self._ref_leases))
-
-
-class _Leases:
-    """A reader's leases: counts them, and ends them. Outlives the reader, as values do."""
-
-    __slots__ = ("_held", "_process", "_words")
-
-    def __init__(self, words: memoryview) -> None:
-        self._words = words
-        self._process = os.getpid()
-        self._held: set[int] = set()
-
-    def __len__(self) -> int:
-        return len(self._held)
-
-    def hold(self, word: int) -> None:
-        self._held.add(word)
-
-    def give_back(self, word: int, generation: int, mapping: Mapping) -> None:
-        # Runs wherever the collector runs, on any thread and under any lock: two atomic steps, the block last,
-        # since it may be leased again at once. ``mapping`` is held by the finalizer until here, so that the
-        # block stays mapped for as long as a value points into it. In a forked child it is still its parent's.
-        if os.getpid() != self._process:
-            return
-        self._held.discard(word)
-        self._words[word] = generation
