@@ -216,10 +216,10 @@ class AsyncLoop:
                 call.store(registers, result)
                 del result
             del arguments
-            for channel, writer, sources in call.writes:
+            for channel, writer, sources, done in call.writes:
                 recorder = self._recorder
                 began = time.monotonic_ns() if recorder is not None else 0
-                encoded = call.encode(writer, registers, sources)
+                encoded = call.encode(writer, registers, sources, done)
                 if recorder is not None:  # before the frame can be read, as in `TracedWriter`
                     recorder.add(Activity.WRITE, channel, seq, began, time.monotonic_ns())
                 self._outboxes[channel].put(seq, call, encoded)

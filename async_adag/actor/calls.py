@@ -29,6 +29,8 @@ class Call:
     Attributes:
         is_method: whether it calls a method of the actor, rather than being a part of a collective operation.
         took: nanoseconds that it took the last time.
+        writes: of each frame the channel, its writing end, the registers of its values, and those that nobody
+            needs any more once it is encoded.
         only: the register of its one argument, where that is all that it takes; else -1.
     """
 
@@ -54,6 +56,7 @@ class Call:
         instance: object,
         readers: dict[int, Reader],
         writers: dict[int, Writer],
+        done: list[tuple[int, ...]],
     ) -> None:
         self.number = number
         self.took = 0
@@ -67,8 +70,8 @@ class Call:
         self.results = task.results
         self.reads = [(read.channel, readers[read.channel], read.registers) for read in task.reads]
         self.writes = [
-            (write.channel, keep_promises(writers[write.channel], write.promises), write.registers)
-            for write in task.writes
+            (write.channel, keep_promises(writers[write.channel], write.promises), write.registers, registers)
+            for write, registers in zip(task.writes, done, strict=True)
         ]
 
     def arguments(self, registers: list[Any]) -> tuple[list[Any], dict[str, Any]] | Failure:
@@ -123,13 +126,21 @@ class Call:
         annotate(error, f"async_adag: an argument of {self.label} could not be unpickled")
         return self.failure(error)
 
-    def encode(self, writer: Writer, registers: list[Any], sources: tuple[int, ...]) -> Encoded:
-        """The frame of these registers; a failure's where one of them is, or where they cannot be pickled."""
+    def encode(
+        self, writer: Writer, registers: list[Any], sources: tuple[int, ...], done: tuple[int, ...]
+    ) -> Encoded:
+        """The frame of these registers; a failure's where one of them is, or where they cannot be pickled.
+
+        Those that are ``done`` are emptied: what was read into shared memory is the writer's again before the
+        frame is there, and whoever sends the next execution for it finds that memory free, and warm.
+        """
         if len(sources) == 1:
             value = registers[sources[0]]
         else:
             value = tuple(registers[source] for source in sources)
             value = next((part for part in value if type(part) is Failure), value)
+        for register in done:
+            registers[register] = None
         try:
             return writer.encode(value)
         except ChannelError:
@@ -181,7 +192,28 @@ def calls_of(
     plan: ActorPlan, instance: object, readers: dict[int, Reader], writers: dict[int, Writer]
 ) -> list[Call]:
     """The plan's tasks, bound."""
-    return [Call(number, task, instance, readers, writers) for number, task in enumerate(plan.tasks)]
+    done = registers_done(plan)
+    return [Call(number, task, instance, readers, writers, done[number]) for number, task in enumerate(plan.tasks)]
+
+
+def registers_done(plan: ActorPlan) -> list[list[tuple[int, ...]]]:
+    """For each frame of each task the registers, besides constants, that are needed no more once it is encoded."""
+    last: dict[int, int] = {}  # register: the frame, counted through all tasks, by which it is used last
+    frame = 0
+    for task in plan.tasks:
+        used = {*task.args, *(register for _, register in task.kwargs), *task.results}
+        used.update(register for read in task.reads for register in read.registers)
+        used.update(register for pack in task.packs for register in (pack.register, *pack.parts))
+        last.update(dict.fromkeys(used, frame))
+        for write in task.writes:
+            last.update(dict.fromkeys(write.registers, frame))
+            frame += 1
+    done: list[list[int]] = [[] for _ in range(frame + 1)]
+    for register, when in sorted(last.items()):
+        if register >= len(plan.constants):
+            done[when].append(register)
+    frames = iter(done)
+    return [[tuple(next(frames)) for _ in task.writes] for task in plan.tasks]
 
 
 def first_registers(plan: ActorPlan) -> list[Any]:

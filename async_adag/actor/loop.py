@@ -170,11 +170,11 @@ class ThreadLoop:
                     unpack(registers, targets, value)
                     del value
                 if call.took < BRIEF_NS and self._control.is_alone():
-                    for _, writer, _ in call.writes:
+                    for _, writer, _, _ in call.writes:
                         writer.call_up()  # its readers wake while the method runs
                 call.store(registers, self._compute(call, seq, registers))
-                for channel, writer, sources in call.writes:  # noqa: B007
-                    self._write(call, writer, call.encode(writer, registers, sources))
+                for channel, writer, sources, done in call.writes:  # noqa: B007
+                    self._write(call, writer, call.encode(writer, registers, sources, done))
                 if self._turn.is_crowded():
                     self._place.has_run(time.monotonic_ns())
         except FrameError as error:
@@ -242,11 +242,12 @@ class ThreadLoop:
         while not writer.may_write():
             self._wait(writer.may_write, writer.arm, never)
         call.stage(writer, encoded)
+        del encoded  # it may hold what is to be given back before the frame is there: see `Call.encode`
         writer.publish()
 
     def _pass_on_stop(self) -> None:
         for call in self._calls:
-            for _, writer, _ in call.writes:
+            for _, writer, _, _ in call.writes:
                 self._write(call, writer, writer.encode(STOP))
 
     def _wait(self, ready: Callable[[], bool], arm: Callable[[], bool], wants: Callable[[], bool]) -> None:

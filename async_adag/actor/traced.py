@@ -164,7 +164,8 @@ class TracedCall(Call):
             setattr(self, name, getattr(call, name))
         self.reads = [(n, TracedReader(reader, n, recorder), targets) for n, reader, targets in call.reads]
         self.writes = [
-            (n, TracedWriter(writer, n, execution, recorder), sources) for n, writer, sources in call.writes
+            (n, TracedWriter(writer, n, execution, recorder), sources, done)
+            for n, writer, sources, done in call.writes
         ]
         self._control = control
         self._recorder = recorder

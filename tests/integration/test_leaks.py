@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from contextlib import nullcontext
 from types import NoneType
 
 import numpy as np
@@ -50,6 +51,23 @@ async def check(round_, processes) -> None:
             if not any(left):
                 return
     pytest.fail(f"left behind in the driver and the actors: {left}")
+
+
+@pytest.mark.one_host(reason="it looks at shared memory")
+@pytest.mark.parametrize("traced", [False, True])
+def test_who_executes_one_at_a_time_needs_the_memory_of_one(workers, traced):
+    """Actors give back what they have read before their results are there: also an actor that returns it."""
+    with InputNode() as x:
+        dag = MultiOutputNode([workers[0].echo.bind(x), workers[1].size.bind(x)])
+    array = np.arange(100_000)
+    with async_adag.compile(dag) as compiled:
+        with compiled.trace() if traced else nullcontext():
+            for _ in range(20):
+                same, _ = compiled.execute(array).get()
+                assert np.array_equal(same, array)
+                del same
+        (writer,) = compiled._engine.deployment.ends.writers.values()
+        assert array.nbytes <= writer.backed_bytes() < 2 * array.nbytes
 
 
 async def test_awaited_and_closed(processes):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from async_adag.graph.model import FromInput, FromNode
+from async_adag.actor.calls import registers_done
+from async_adag.graph.model import Const, FromInput, FromNode
 from async_adag.graph.plan import DRIVER, Output, Read, Write, input_key
 from async_adag.graph.planner import plan_graph
 
@@ -208,3 +209,20 @@ def test_every_channel_says_from_which_nodes_to_which_it_goes(make_graph):
         f"{names[2]} to the driver",
         f"{names[3]} to the driver",
     ]
+
+
+def test_what_an_actor_has_read_is_done_with_its_last_frame_that_needs_it(make_graph):
+    """The input is needed twice on actor 0, and what actor 1 gave once."""
+    graph = make_graph(
+        (0, [WHOLE, Const("c")]),
+        (1, [FromNode(0)]),
+        (0, [WHOLE, FromNode(1)]),
+        outputs=[FromNode(0), FromNode(2)],
+    )
+    actor = plan_graph(graph).actors[0]
+    first, second = actor.tasks
+    (given,), (other,) = first.reads[0].registers, second.reads[0].registers
+    done = registers_done(actor)
+    assert set(done[0][-1]) == set(first.results)
+    assert set(done[1][-1]) == {given, other, *second.results}
+    assert [len(of_task) for of_task in done] == [len(task.writes) for task in actor.tasks]

@@ -8,7 +8,7 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from async_adag.actor.calls import packed
+from async_adag.actor.calls import packed, registers_done
 from async_adag.graph.model import Const, FromInput, FromNode, Packed, TensorTransport
 from async_adag.graph.plan import DRIVER
 from async_adag.graph.planner import plan_graph
@@ -94,7 +94,7 @@ class Process:
     def run(self):
         while True:
             registers = [*self.actor.constants, *[None] * (self.actor.registers - len(self.actor.constants))]
-            for task in self.actor.tasks:
+            for task, done in zip(self.actor.tasks, registers_done(self.actor), strict=True):
                 for read in task.reads:
                     queue = self.queues[read.channel, self.actor.actor]
                     while not queue:
@@ -111,8 +111,10 @@ class Process:
                 node = self.plan.graph.nodes[task.node]
                 for index, register in enumerate(task.results):
                     registers[register] = result(node, index, arguments)
-                for write in task.writes:
+                for write, emptied in zip(task.writes, done, strict=True):
                     values = tuple(registers[register] for register in write.registers)
+                    for register in emptied:
+                        registers[register] = "emptied"  # would be seen in the results
                     send(self.plan, self.queues, write.channel, values if len(values) > 1 else values[0])
             yield
 
