@@ -20,7 +20,7 @@ from async_adag.channels.attendant import Attendant
 from async_adag.channels.codec import STOP
 from async_adag.channels.doorbell import Doorbell
 from async_adag.channels.interface import Reader, Writer
-from async_adag.channels.landing import LandedReader
+from async_adag.channels.landed import LandedReader
 from async_adag.channels.network import Network
 from async_adag.channels.parking import Parking
 from async_adag.channels.ring import RingSpec, RingWriter, create_ring

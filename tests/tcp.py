@@ -14,7 +14,8 @@ from typing import Any
 from async_adag.channels.attendant import Attendant
 from async_adag.channels.doorbell import Doorbell
 from async_adag.channels.gate import Gate
-from async_adag.channels.landing import LandedReader, Landing
+from async_adag.channels.landed import LandedReader
+from async_adag.channels.landing import Landing
 from async_adag.channels.network import Network
 from async_adag.channels.ring import RingReader, RingSpec, RingWriter, create_ring
 from async_adag.channels.stream import Stream, prepare

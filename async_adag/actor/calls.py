@@ -74,6 +74,21 @@ class Call:
             for write, registers in zip(task.writes, done, strict=True)
         ]
 
+    def take_over(self, other: Call) -> None:
+        """Be bound as another call is."""
+        self.number = other.number
+        self.took = other.took
+        self.label = other.label
+        self.is_method = other.is_method
+        self.method = other.method
+        self.packs = other.packs
+        self.args = other.args
+        self.kwargs = other.kwargs
+        self.only = other.only
+        self.results = other.results
+        self.reads = other.reads
+        self.writes = other.writes
+
     def arguments(self, registers: list[Any]) -> tuple[list[Any], dict[str, Any]] | Failure:
         """The arguments, or the first failure among them."""
         if self.only >= 0:

@@ -91,7 +91,7 @@ class ThreadLoop:
         self._on_end = on_end
         self._origin = Origin()
         self._seat = None if cpu is None else partial(own_in_place_of, cpu)
-        self._thread = threading.Thread(target=self._run, name=f"async_adag {plan.name}", daemon=True)
+        self._runner = threading.Thread(target=self._run, name=f"async_adag {plan.name}", daemon=True)
 
     def start(self) -> None:
         """Start the thread."""
@@ -100,7 +100,7 @@ class ThreadLoop:
         network = self._ends.network
         self._place = self._turn.join(lead.may_read, None if network is None else network.turn)
         try:
-            self._thread.start()
+            self._runner.start()
         except BaseException:
             self._turn.leave(self._place)
             raise
@@ -121,7 +121,6 @@ class ThreadLoop:
         except BaseException:
             broken = f"a fault in the loop: {traceback.format_exc()}"
         self._turn.leave(self._place)
-        del self._place
         self._control.set_state(LoopState.ENDED)
         if self._lanes is not None:
             self._lanes.stop()

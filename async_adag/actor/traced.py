@@ -160,8 +160,7 @@ class TracedCall(Call):
     def __init__(
         self, call: Call, control: Control, execution: int, recorder: Recorder, lanes: Lanes | None
     ) -> None:
-        for name in Call.__slots__:
-            setattr(self, name, getattr(call, name))
+        self.take_over(call)
         self.reads = [(n, TracedReader(reader, n, recorder), targets) for n, reader, targets in call.reads]
         self.writes = [
             (n, TracedWriter(writer, n, execution, recorder), sources, done)

@@ -60,6 +60,8 @@ class Turn:
         self._places.remove(place)
         self._owner = None
         self.pauses(place)
+        place.has_work = place.wants = never  # whose channel goes with the loop
+        place.look = _nothing
 
     def is_crowded(self) -> bool:
         """Whether there are several loops."""

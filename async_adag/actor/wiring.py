@@ -12,7 +12,7 @@ from async_adag.channels.direct import Direct, DirectReader, DirectWriter
 from async_adag.channels.doorbell import Doorbell
 from async_adag.channels.gauge import Gauge, RingGauge
 from async_adag.channels.interface import Reader, Writer
-from async_adag.channels.landing import LandedReader
+from async_adag.channels.landed import LandedReader
 from async_adag.channels.memory import Mapping, is_sealed
 from async_adag.channels.network import Network
 from async_adag.channels.rendezvous import RendezvousError

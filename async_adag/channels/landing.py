@@ -7,17 +7,14 @@ the ring's slot or block.
 from __future__ import annotations
 
 import select
-from typing import Any
 
 from async_adag.channels.codec import Failure
 from async_adag.channels.connection import CLOSED, Connection, Hub
 from async_adag.channels.doorbell import Doorbell
 from async_adag.channels.failures import encode_failure
-from async_adag.channels.processor import current_cpu, make_fence
-from async_adag.channels.ring import HOLDS, INLINE_CAPACITY, RingReader, RingSpec, RingWriter
+from async_adag.channels.ring import HOLDS, INLINE_CAPACITY, RingWriter
 from async_adag.channels.stream import Stream
 from async_adag.protocol.frame import FrameError, Kind
-from async_adag.protocol.ring import QuietCursor
 from async_adag.protocol.wire import (
     FRAME,
     HEADER_SIZE,
@@ -362,35 +359,3 @@ class Landing(Connection):
         super().leave_to_parent()
         self._room = None
         self._ring.leave_to_parent()
-
-
-class LandedReader(RingReader):
-    """The reading end, of the process that the landing is in, which has its credits sent."""
-
-    def __init__(self, spec: RingSpec, fd: int, reader: int, doorbell: Doorbell, landing: Landing) -> None:
-        super().__init__(spec, fd, reader, doorbell)
-        self._landing = landing
-        self._alone = spec.readers == 1
-        if self._alone:
-            self._cursor = QuietCursor(self._words, self._layout, reader, make_fence(), current_cpu)
-            self.may_read = self._cursor.may_read
-            self.arm = self._cursor.arm
-
-    def read(self) -> Any:
-        """See `interface.Reader`."""
-        try:
-            return super().read()
-        finally:
-            taken = self._cursor.tail if self._alone else self._taken_by_all()
-            if taken >= self._landing.due:
-                self._landing.pay()
-
-    def discard(self) -> None:
-        """See `interface.Reader`."""
-        super().discard()
-        if self._taken_by_all() >= self._landing.due:
-            self._landing.pay()
-
-    def _taken_by_all(self) -> int:
-        words = self._words
-        return min([words[tail] for tail in self._layout.tails])

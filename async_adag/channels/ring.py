@@ -9,8 +9,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from async_adag.channels import forks
 from async_adag.channels.blocks import IDLE_USES, SMALLEST, Block, BlockPool
@@ -48,8 +47,7 @@ _INT, _ERROR, _REFS = int(Kind.INT), int(Kind.ERROR), int(Kind.REFS)
 _NO_BUFFERS: list[memoryview] = []
 
 
-@dataclass(frozen=True, slots=True)
-class RingSpec:
+class RingSpec(NamedTuple):
     """What all ends of a ring agree on.
 
     Attributes:
@@ -86,6 +84,8 @@ def create_ring(spec: RingSpec) -> int:
 
 class RingWriter:
     """The writing end. ``doorbells`` are the readers', in their order. Owns ``fd``."""
+
+    __deletable__ = ("_memory", "_words", "_cursor", "may_write", "arm", "_pool", "_holds")  # for mypyc
 
     encode: Callable[[Any], Encoded]
     may_write: Callable[[], bool]
@@ -274,13 +274,15 @@ class RingWriter:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
-        self.encode = self._encoder.encode
-        for name in ("_memory", "_words", "_cursor", "may_write", "arm", "_pool", "_holds", "_staged"):
-            self.__dict__.pop(name, None)
+            self.encode = self._encoder.encode
+            self._staged = None
+            del self._memory, self._words, self._cursor, self.may_write, self.arm, self._pool, self._holds
 
 
 class RingReader:
     """Reading end number ``reader``. ``doorbell`` is the writer's. Owns ``fd``."""
+
+    __deletable__ = ("_memory", "_words", "_cursor", "may_read", "arm", "_mapped", "_leases", "_ref_leases")
 
     may_read: Callable[[], bool]
     arm: Callable[[], bool]
@@ -358,8 +360,8 @@ class RingReader:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
-        for name in ("_memory", "_words", "_cursor", "may_read", "arm", "_mapped", "_leases", "_ref_leases"):
-            self.__dict__.pop(name, None)
+            del self._memory, self._words, self._cursor, self.may_read, self.arm
+            del self._mapped, self._leases, self._ref_leases
 
     def _header(self, at: int, seq: int) -> Header:
         layout = self._layout

@@ -65,7 +65,7 @@ class Admission:
             together: whether several outputs are to be the parts of one future (`joint.py`).
         """
         self._check(args, kwargs)
-        loop = self._loop.quiet()
+        loop: asyncio.AbstractEventLoop | None = self._loop.quiet()
         if loop is None:
             with Held():
                 return self._submit_now(loop, args, kwargs, owner, together)

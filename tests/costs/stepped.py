@@ -112,7 +112,7 @@ class Chain:
         """End the loops, which close their ends."""
         self.compiled.teardown()
         for loop in self._loops:
-            loop._thread.join()
+            loop._runner.join()
 
 
 @contextmanager

@@ -70,7 +70,7 @@ class Site:
 
     def close(self):
         self.trip(STOP)
-        self.loop._thread.join()
+        self.loop._runner.join()
         assert self.broken == [""]
         self.parking.close()
         self.actor_bell.close()
