@@ -64,6 +64,7 @@ class EngineAgainstModel(RuleBasedStateMachine):
         self.dead: set[int] = set()
         self.end: type[Exception] | None = None
         self.draining: asyncio.Task[None] | None = None
+        self.drains = False  # whether that has begun
 
     @rule(data=st.data(), count=st.integers(1, 5))
     def at_once(self, data, count):
@@ -180,7 +181,11 @@ class EngineAgainstModel(RuleBasedStateMachine):
 
     def aclose(self, data):
         if self.draining is None and self.end is None:
-            self.draining = self.loop.create_task(self.compiled.aclose())
+            self.draining = self.loop.create_task(self.drain())
+
+    async def drain(self):
+        self.drains = True
+        await self.compiled.aclose()
 
     def cancel_close(self, data):
         if self.draining is not None and not self.draining.done():
@@ -199,6 +204,9 @@ class EngineAgainstModel(RuleBasedStateMachine):
             self.stage.engine.take_in()
         self.notice()
         if self.draining is not None and self.draining.done():
+            if not self.drains:  # it was cancelled before it had begun, and has done nothing
+                self.draining = None
+                return
             assert self.draining.cancelled() or self.draining.exception() is None
             self.end = self.end or GraphClosed
 
