@@ -1,7 +1,7 @@
 """The project's sessions.
 
-``nox -s quickstart``, ``examples``, ``tests``, ``hosts``, ``torch``, ``jax``, ``gpu``, ``lint``, ``types``,
-``docs``, ``bench``.
+``nox -s quickstart``, ``examples``, ``tests``, ``compiled``, ``hosts``, ``torch``, ``jax``, ``gpu``, ``lint``,
+``types``, ``docs``, ``bench``.
 
 And those of minutes: ``nox -s versions``, ``soak``, ``chaos``.
 
@@ -12,6 +12,8 @@ that it needs is there already, ``python -m pytest tests/gpu`` does the same.
 from __future__ import annotations
 
 import os
+import shutil
+from pathlib import Path
 
 import nox
 
@@ -72,6 +74,16 @@ def tests(session: nox.Session) -> None:
     """All tests, those that await on both asyncio and uvloop; ``nox -s tests -- -n 0`` for one process."""
     session.install("-e", ".[test]")
     session.run("python", "-m", "pytest", *SIDE_BY_SIDE, *session.posargs, env=ENVIRONMENT)
+
+
+@nox.session
+def compiled(session: nox.Session) -> None:
+    """The tests once more, with the modules on the path of an execution compiled to C; takes a C compiler."""
+    _install_compiled(session, "test")
+    parts = session.posargs or [
+        f"tests/{part}" for part in ("unit", "channels", "engine", "faults", "integration")
+    ]
+    session.run("python", "-m", "pytest", *SIDE_BY_SIDE, *parts, env=ENVIRONMENT)
 
 
 @nox.session
@@ -151,9 +163,19 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Ray's compiled graph and async_adag in one run, its record and its plots; ``nox -s bench -- --help``."""
-    session.install("-e", ".[uvloop]", "numpy", "matplotlib", "pyzmq")
-    session.run("python", "-m", "benchmarks", *session.posargs, env=ENVIRONMENT)
+    """Ray's compiled graph and async_adag in one run, its record and its plots; ``nox -s bench -- --help``.
+
+    With ``ASYNC_ADAG_COMPILED=1`` in the environment, of the compiled package.
+    """
+    environment, options = ENVIRONMENT, session.posargs
+    if os.environ.get("ASYNC_ADAG_COMPILED"):
+        environment = ENVIRONMENT | {"PYTHONPATH": str(_install_compiled(session, "uvloop"))}
+        if "--out" not in options:
+            options = [*options, "--out", str(Path(__file__).parent / "build" / "bench")]
+    else:
+        session.install("-e", ".[uvloop]")
+    session.install("numpy", "matplotlib", "pyzmq")
+    session.run("python", "-m", "benchmarks", *options, env=environment)
 
 
 @nox.session
@@ -166,6 +188,28 @@ def soak(session: nox.Session) -> None:
 def chaos(session: nox.Session) -> None:
     """Random work and kills for ten minutes: is every result right, or a failure that had a reason?"""
     _endure(session, "chaos")
+
+
+def _install_compiled(session: nox.Session, extra: str) -> Path:
+    """Install the package compiled, and go to a copy of the project that has all but the package: that directory.
+
+    The build leaves what it compiled beside the sources, where an editable install would find it later on.
+    """
+    source, wheels = (Path(session.virtualenv.location).absolute() / name for name in ("source", "wheels"))
+    for directory in (source, wheels):
+        shutil.rmtree(directory, ignore_errors=True)
+    leave_out = shutil.ignore_patterns(".*", "build", "*.so", "__pycache__")
+    shutil.copytree(Path(__file__).parent, source, ignore=leave_out)
+    session.install("pip")
+    pip = ("python", "-m", "pip", "wheel", "--no-deps", "-w", str(wheels), str(source))
+    session.run(*pip, env={"HATCH_BUILD_HOOK_ENABLE_MYPYC": "1"})
+    (wheel,) = wheels.iterdir()
+    session.install("--force-reinstall", "--no-deps", str(wheel))
+    session.install(f"{wheel}[{extra}]")
+    for leftover in (source / "async_adag", *source.glob("*.so")):
+        (shutil.rmtree if leftover.is_dir() else os.unlink)(leftover)
+    session.chdir(source)
+    return source
 
 
 def _endure(session: nox.Session, run: str) -> None:

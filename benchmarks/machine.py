@@ -7,6 +7,8 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from async_adag.protocol import ring
+
 PACKAGES = ("ray", "async-adag", "uvloop", "numpy", "pyzmq")
 
 
@@ -32,6 +34,7 @@ def _cpu_model() -> str:
 
 def _version(name: str) -> str:
     try:
-        return version(name)
+        compiled = name == "async-adag" and not ring.__file__.endswith(".py")
+        return f"{version(name)}{', compiled' if compiled else ''}"
     except PackageNotFoundError:
         return "not installed"

@@ -46,5 +46,6 @@ def take_stock() -> Belongings:
             pass  # that of the directory itself
     threads = Counter(thread.name for thread in threading.enumerate())
     with open("/proc/self/maps") as maps:
-        mappings = Counter(line.split(maxsplit=5)[5].strip() if "/" in line else ANONYMOUS for line in maps)
+        files = [line.split(maxsplit=5)[5].strip() if "/" in line else ANONYMOUS for line in maps]
+    mappings = Counter(file for file in files if not file.endswith(".so"))  # code, which stays
     return Belongings(fds, threads, mappings)

@@ -19,11 +19,13 @@ from ray.cluster_utils import Cluster
 from ray.exceptions import RayError
 
 from async_adag.driver import meeting
+from async_adag.protocol import ring
 from tests.actors import AsyncWorker, Worker
 from tests.belongings import take_stock
 from tests.gate import Gate
 from tests.nodes import several_nodes, spread
 
+COMPILED = not ring.__file__.endswith(".py")
 LIMIT = 30  # seconds that a test may await
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
@@ -44,6 +46,8 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if several and (mark := item.get_closest_marker("one_host")) is not None:
             item.add_marker(pytest.mark.skip(reason=f"on one host only: {mark.kwargs['reason']}"))
+        if COMPILED and (mark := item.get_closest_marker("interpreted")) is not None:
+            item.add_marker(pytest.mark.skip(reason=f"not where the package is compiled: {mark.kwargs['reason']}"))
         if inspect.iscoroutinefunction(item.obj):
             item.obj = limited(item.obj)
 

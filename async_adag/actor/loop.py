@@ -173,7 +173,10 @@ class ThreadLoop:
                         writer.call_up()  # its readers wake while the method runs
                 call.store(registers, self._compute(call, seq, registers))
                 for channel, writer, sources, done in call.writes:  # noqa: B007
-                    self._write(call, writer, call.encode(writer, registers, sources, done))
+                    encoded = call.encode(writer, registers, sources, done)
+                    self._stage(call, writer, encoded)
+                    del encoded  # it may hold what is to be given back before the frame is there
+                    writer.publish()
                 if self._turn.is_crowded():
                     self._place.has_run(time.monotonic_ns())
         except FrameError as error:
@@ -237,17 +240,16 @@ class ThreadLoop:
             self._control.set_state(LoopState.WAITING)
             self._place.wants = self._place.has_work
 
-    def _write(self, call: Call, writer: Writer, encoded: Encoded) -> None:
+    def _stage(self, call: Call, writer: Writer, encoded: Encoded) -> None:
         while not writer.may_write():
             self._wait(writer.may_write, writer.arm, never)
         call.stage(writer, encoded)
-        del encoded  # it may hold what is to be given back before the frame is there: see `Call.encode`
-        writer.publish()
 
     def _pass_on_stop(self) -> None:
         for call in self._calls:
             for _, writer, _, _ in call.writes:
-                self._write(call, writer, writer.encode(STOP))
+                self._stage(call, writer, writer.encode(STOP))
+                writer.publish()
 
     def _wait(self, ready: Callable[[], bool], arm: Callable[[], bool], wants: Callable[[], bool]) -> None:
         # The books are kept before the wait: what comes after it is on the path of an execution.

@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-import async_adag
 from async_adag.actor.moved import MovedReader, MovedWriter
 from async_adag.channels import ray_objects
 from async_adag.channels.direct import Direct, DirectReader, DirectWriter
@@ -227,7 +226,7 @@ def start_script() -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
     def start(name: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
         command = [sys.executable, str(Path(__file__).with_name(name)), *arguments]
-        environment = os.environ | {"PYTHONPATH": str(Path(async_adag.__file__).parents[1])}
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
         started.append(subprocess.Popen(command, env=environment, text=True, **options))
         return started[-1]
 

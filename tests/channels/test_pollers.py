@@ -164,6 +164,7 @@ def test_a_poller_whose_hold_has_run_out_asks_again(boards):
     assert second.polling(later + MS) == 0
 
 
+@pytest.mark.interpreted(reason="it replaces a method")
 def test_what_is_held_is_not_written_down_for_each_wait(boards, monkeypatch):
     first, _ = boards({0, 1}, {0, 1})
     poller, said = taught(first), []

@@ -188,6 +188,7 @@ def test_an_array_outlives_both_ends_and_its_mapping_goes_with_it(make_ring):
     assert not any(inode in line for line in maps())
 
 
+@pytest.mark.interpreted(reason="it takes a weak reference to a reader")
 def test_a_held_array_keeps_only_its_own_memory_and_not_the_reader(make_ring):
     ring = make_ring()
     arrived = ring.pass_on(numbered(5))

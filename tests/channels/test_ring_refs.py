@@ -101,6 +101,7 @@ def test_a_frame_for_which_there_is_no_memory_holds_nothing(ring, monkeypatch):
     assert held() is None
 
 
+@pytest.mark.interpreted(reason="it replaces a method")
 def test_a_frame_that_cannot_be_mapped_is_given_back(ring, monkeypatch):
     held = write(ring, "x" * 5000)
 

@@ -70,6 +70,7 @@ def is_empty(stage):
 # -- a death, at each point of an execution
 
 
+@pytest.mark.interpreted(reason="it replaces methods")
 @pytest.mark.parametrize("point", ["encode", "stage", "publish"])
 async def test_an_actor_dies_while_an_execution_is_sent(make_stage, points, point):
     """It cannot be known in time: the execution is admitted, and fails when the death is seen."""
@@ -173,6 +174,7 @@ async def test_an_actor_dies_while_the_graph_drains(make_stage):
     assert "broken" in repr(stage.compiled)
 
 
+@pytest.mark.interpreted(reason="it replaces methods")
 async def test_a_second_task_closes_when_the_first_has_sent_stop_and_the_readers_have_gone(
     make_stage, points, monkeypatch
 ):
@@ -267,6 +269,7 @@ async def test_a_newcomer_does_not_overtake_a_task_whose_place_is_granted(make_s
     assert [part.take() for part in stage.parts] == [["first", "second"]] * 2
 
 
+@pytest.mark.interpreted(reason="it replaces methods")
 async def test_cancelled_from_outside_while_the_place_is_being_granted(make_stage, points):
     """As `asyncio.run` does in the handler of Ctrl-C."""
     stage = make_stage(max_inflight=1)
@@ -300,6 +303,7 @@ def test_a_thread_is_granted_a_place_and_the_graph_is_torn_down(make_stage, poin
 # -- a cancellation, and an arrival
 
 
+@pytest.mark.interpreted(reason="it replaces methods")
 @pytest.mark.parametrize("point", ["first", "arrive"])
 async def test_a_future_is_cancelled_as_its_frame_arrives(make_stage, points, point):
     """The neighbour and the next execution get what is theirs."""

@@ -110,6 +110,7 @@ def is_well(stage: Stage, number: int) -> None:
     assert (ledger.in_flight, ledger.reserved, len(stage.engine.line)) == (0, 0, 0)
 
 
+@pytest.mark.interpreted(reason="it stops between steps of Python")
 def test_ctrl_c_at_every_step_of_execute(make_stage):
     stage = make_stage(max_inflight=PLACES, submit_timeout=0)
     interrupted = []
@@ -310,6 +311,7 @@ def is_usable(stage: Stage) -> bool:
     return True
 
 
+@pytest.mark.interpreted(reason="it stops between steps of Python")
 @pytest.mark.parametrize("call", ["execute", "get"])
 def test_any_exception_at_every_step(make_stage, call):
     """What is not held back, as that of another signal's handler, may break the graph; no result goes astray."""

@@ -60,6 +60,7 @@ def die_at(value, function):
     return value
 
 
+@pytest.mark.interpreted(reason="it replaces methods")
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_killed_while(workers, make_victim, operation):
     victim = make_victim()
@@ -88,6 +89,7 @@ def test_killed_while(workers, make_victim, operation):
     asyncio.run(are_free(workers))
 
 
+@pytest.mark.interpreted(reason="it replaces methods")
 @pytest.mark.parametrize("operation", ASYNC_OPERATIONS)
 def test_an_async_actor_is_killed_while(workers, make_victim, operation):
     victim = make_victim(AsyncWorker)

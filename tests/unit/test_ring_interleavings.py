@@ -18,6 +18,8 @@ import pytest
 
 from async_adag.protocol.ring import ReaderCursor, RingLayout, WriterCursor
 
+pytestmark = pytest.mark.interpreted(reason="it stops between steps of Python")
+
 
 class Step(Exception):
     """What a process does next."""

@@ -73,6 +73,7 @@ def test_a_turn_ends_when_its_loop_leaves(turn, monkeypatch):
     thread.join()
 
 
+@pytest.mark.interpreted(reason="it replaces a method")
 def test_once_in_a_quantum(turn, gave_way, clock):
     one, _ = turn.join(never), turn.join(always)
     asked = []
@@ -82,6 +83,7 @@ def test_once_in_a_quantum(turn, gave_way, clock):
     assert [asked.index(count) for count in (1, 2, 3)] == [10, 20, 30]
 
 
+@pytest.mark.interpreted(reason="it replaces a method")
 def test_a_loop_that_has_just_begun_does_not(turn, gave_way):
     one, _ = turn.join(never), turn.join(always)
     one.begins(10 * QUANTUM_NS)
@@ -89,6 +91,7 @@ def test_a_loop_that_has_just_begun_does_not(turn, gave_way):
     assert not gave_way
 
 
+@pytest.mark.interpreted(reason="it replaces a method")
 def test_a_turn_begins_when_a_loop_takes_it(turn, gave_way, clock):
     one, other = turn.join(always), turn.join(always)
     for place in (one, other, one):
@@ -144,12 +147,14 @@ def test_of_two_only_one_waits_for_the_other(turn, monkeypatch):
     assert len(back) == 2
 
 
+@pytest.mark.interpreted(reason="it replaces a method")
 def test_not_to_a_loop_that_has_no_work(turn, gave_way):
     one, _ = turn.join(always), turn.join(never)
     one.has_run(5 * QUANTUM_NS)
     assert not gave_way
 
 
+@pytest.mark.interpreted(reason="it replaces a method")
 def test_not_when_it_is_alone(turn, gave_way):
     one, other = turn.join(always), turn.join(always)
     assert turn.is_crowded()
