@@ -21,12 +21,12 @@ from async_adag.actor.wiring import Endpoints
 from async_adag.channels.codec import Encoded
 from async_adag.channels.interface import STOP, Failure, Writer
 from async_adag.channels.parking import Parking, SentinelFired
-from async_adag.channels.pollers import Poller
 from async_adag.channels.processor import kept_on
 from async_adag.collectives.over_nccl import OutOfStep
 from async_adag.graph.plan import ActorPlan
 from async_adag.protocol.frame import ChannelError, FrameError
 from async_adag.protocol.placement import own_in_place_of
+from async_adag.protocol.polling import Poller
 
 
 class _Ended(Exception):

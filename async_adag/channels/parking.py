@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from async_adag.channels.doorbell import Doorbell
 from async_adag.channels.network import Network
-from async_adag.channels.pollers import Poller
+from async_adag.protocol.polling import Poller
 
 _CHECK_NS = 1_000_000  # a wait that polls for longer looks at its descriptors that often
 

@@ -9,34 +9,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Protocol
 
 from async_adag.channels.memory import PAGE, Mapping, create_file
 from async_adag.channels.processor import current_cpu
-from async_adag.protocol.polling import EPOCH, PollPolicy, may_poll
+from async_adag.protocol.polling import EPOCH, Poller, PollPolicy, may_poll
 from async_adag.protocol.ring import LINE
 
 _UNTIL, _CPUS, _HERE = 0, 1, 2
 _WORDS = LINE  # for each process, so that each has a cache line of its own
 _HOLD_NS = 5_000_000  # who has polled keeps its core that long: its next waits are to find it free, and renew that
 _LOOK_NS = 10_000_000  # between looks at which CPUs a thread may use
-
-
-class Poller(Protocol):
-    """What a waiting thread asks, and tells.
-
-    Attributes:
-        rest: how many waits are to park without a question, each of which counts it down: where polling has not
-            paid, the books of it should cost nothing.
-    """
-
-    rest: int
-
-    def budget(self, now: int) -> int:
-        """Nanoseconds for which the wait that begins now (`time.monotonic_ns`) is to poll; 0: not at all."""
-
-    def waited(self, took: int, polled: int, hit: bool) -> None:
-        """A wait is over: nanoseconds that it took, and polled; whether its news came while it polled."""
 
 
 class FixedPoller:

@@ -12,7 +12,7 @@ import asyncio
 from time import monotonic_ns
 from typing import TYPE_CHECKING
 
-from async_adag.channels.pollers import Poller
+from async_adag.protocol.polling import Poller
 
 if TYPE_CHECKING:
     from async_adag.driver.engine import Engine

@@ -67,6 +67,8 @@ class Engine:
         self.blocking = Blocking(self)
         self.loop = LoopBinding(self)
         self.attention = Attention(self, make_poller(options.poll_ns, deployment.board, self.is_alone))
+        if deployment.gpu_results is not None:
+            deployment.gpu_results.poller = make_poller(options.poll_ns, deployment.board, self.is_alone)
         self.arrivals = Arrivals(
             plan, ends.readers, self.ledger, self.loop, self._may_stop, deployment.gpu_results
         )

@@ -21,6 +21,7 @@ from async_adag.errors import GraphBroken
 from async_adag.gpu.awaiting import Completions
 from async_adag.gpu.cuda import find_device
 from async_adag.graph.plan import GpuMove
+from async_adag.protocol.polling import Poller
 
 Settle = Callable[[Any, Any, BaseException | None], None]
 
@@ -33,11 +34,15 @@ class GpuResults:
         ends: the driver's channel ends; those of these channels are replaced.
         slots: of the channels' rings, by channel.
 
+    Attributes:
+        poller: says how long the event loop looks for a result before the device is to wake it; None: not at all.
+
     Raises:
         DeviceError: there is no device here.
     """
 
     def __init__(self, moves: tuple[GpuMove, ...], ends: Endpoints, slots: dict[int, int]) -> None:
+        self.poller: Poller | None = None
         movers = Movers()
         try:
             make_gpu_movers(movers, moves, ends.pages, {}, slots)
@@ -108,7 +113,7 @@ class GpuResults:
             if self._completions is not None:
                 with contextlib.suppress(RuntimeError):
                     self._completions.close()
-            self._loop, self._completions = loop, Completions(self._device, loop)
+            self._loop, self._completions = loop, Completions(self._device, loop, self.poller)
         assert self._completions is not None
         self._awaited[future] = value, settle
         self._completions.future_for(self._stream).add_done_callback(lambda passed: self._done(passed, future))

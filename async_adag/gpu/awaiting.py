@@ -1,7 +1,9 @@
 """Awaiting the device: futures that are done when a stream has got where it was when they were made.
 
 The event loop watches the eventfds of lanes (`wakeups`). A failed device may skip what would ring them, so a timer
-asks it while anything is awaited.
+asks it while anything is awaited. Being rung takes an interrupt and the waking of a thread. Whoever has a core for
+it may have the loop look for a while first: by a callback that asks the device for a few microseconds and calls
+itself again, while nothing else is awaited.
 """
 
 from __future__ import annotations
@@ -10,13 +12,19 @@ import asyncio
 import weakref
 from collections import deque
 from collections.abc import Sequence
+from time import monotonic_ns
 from typing import Any
 
 from async_adag.gpu.interface import Device, DeviceError, Stream
 from async_adag.gpu.wakeups import Lane, retire, sweep
+from async_adag.protocol.polling import Poller
 
 WATCH_S = 0.25
 """How often the device is asked whether it has failed, while something is awaited."""
+
+
+STEP_NS = 5_000
+"""For so long nothing else runs in the loop."""
 
 
 class _Watched:
@@ -37,10 +45,24 @@ class Completions:
     process takes a tenth of a second, unless `host_function.ring_address` was called before, on any thread.
     """
 
-    def __init__(self, device: Device, loop: asyncio.AbstractEventLoop | None = None) -> None:
-        """Begin; ``loop`` is the running one unless given."""
+    def __init__(
+        self, device: Device, loop: asyncio.AbstractEventLoop | None = None, poller: Poller | None = None
+    ) -> None:
+        """Begin.
+
+        Args:
+            device: what is awaited.
+            loop: the running one unless given.
+            poller: says for how long the loop looks before it is to be rung; None: not at all.
+        """
         self._device = device
         self._loop = loop or asyncio.get_running_loop()
+        self._poller = poller
+        self._polled: _Watched | None = None  # what the loop looks at; nothing else is awaited
+        self._poll = 0  # the number of the last poll
+        self._began = 0  # when the present wait began; 0: there is none, or it teaches nothing
+        self._until = 0
+        self._budget = 0
         self._busy: dict[int, _Watched] = {}
         self._idle: list[_Watched] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -61,9 +83,15 @@ class Completions:
         if self._closed:
             raise DeviceError("the device cannot be awaited: this was closed")
         future: asyncio.Future[None] = self._loop.create_future()
+        self._stop_polling()
+        alone = not self._busy
+        if not alone:
+            self._began = 0  # what the wait that was alone takes now teaches nothing
         watched = self._busy.get(stream.handle) or self._take(stream.handle)
         try:
-            if watched.lane.follow(stream):
+            if watched.lane.follow(stream, quietly=alone and self._poller is not None):
+                if alone:
+                    self._begin(watched)
                 watched.futures.append(future)
                 self._watch()
             else:
@@ -73,6 +101,70 @@ class Completions:
                 self._rest(watched)
         return future
 
+    def _begin(self, watched: _Watched) -> None:
+        """The only wait there is has begun: look for it, or have it rung for."""
+        self._began = self._budget = 0
+        poller = self._poller
+        if poller is None:
+            return
+        if poller.rest:
+            poller.rest -= 1
+        else:
+            self._began = monotonic_ns()
+            self._budget = poller.budget(self._began)
+        if self._budget:
+            self._until = self._began + self._budget
+            self._polled = watched
+            self._poll += 1
+            self._loop.call_soon(self._look_closely, self._poll)
+        else:
+            watched.lane.ring()
+
+    def _stop_polling(self) -> None:
+        """Have it rung for."""
+        watched, self._polled = self._polled, None
+        if watched is None:
+            return
+        try:
+            watched.lane.ring()
+        except DeviceError as error:
+            del self._busy[watched.stream]
+            self._give_up(watched, error)
+
+    def _look_closely(self, poll: int) -> None:
+        watched = self._polled
+        if watched is None or poll != self._poll:
+            return
+        now = monotonic_ns()
+        pause = min(now + STEP_NS, self._until)
+        try:
+            while not watched.lane.has_come():
+                now = monotonic_ns()
+                if now >= pause:
+                    break
+            else:
+                self._polled = None
+                _finish(watched.futures.popleft())
+                self._rest(watched)
+                self._learn(hit=True)
+                return
+        except DeviceError as error:
+            self._polled = None
+            del self._busy[watched.stream]
+            self._give_up(watched, error)
+            return
+        if now < self._until:
+            self._loop.call_soon(self._look_closely, poll)
+        else:
+            self._stop_polling()
+
+    def _learn(self, *, hit: bool) -> None:
+        """The only wait there was is over."""
+        if self._began and self._poller is not None:
+            took = monotonic_ns() - self._began
+            self._poller.waited(took, took if hit else self._budget, hit)
+        self._began = 0
+
     def close(self) -> None:
         """Stop: what is still awaited fails. Again is harmless.
 
@@ -80,6 +172,7 @@ class Completions:
         awaits a device in this process next.
         """
         self._closed = True
+        self._polled = None
         error = DeviceError("no longer awaited: closed")
         for watched in [*self._busy.values(), *self._idle]:
             self._give_up(watched, error)
@@ -125,6 +218,8 @@ class Completions:
             return
         if not watched.futures:
             self._rest(watched)
+        if not self._busy:
+            self._learn(hit=False)
 
     def _watch(self) -> None:
         """Have the timer run while anything is pending, here or in lanes that were retired."""
@@ -133,6 +228,8 @@ class Completions:
 
     def _look(self) -> None:
         self._timer = None
+        if monotonic_ns() > self._until:
+            self._stop_polling()  # an interrupt has come instead of the callback
         for watched in list(self._busy.values()):
             try:
                 for number in range(watched.lane.passed()):

@@ -96,6 +96,7 @@ class Lane:
             os.close(self.fd)
             raise
         self._pending: deque[Event] = deque()
+        self._unrung: Event | None = None  # behind all that is pending, and nothing rings for it yet
         self._spare: list[Event] = []
 
     @property
@@ -108,8 +109,12 @@ class Lane:
         """How many rings are still to come."""
         return len(self._pending)
 
-    def follow(self, stream: Stream) -> bool:
+    def follow(self, stream: Stream, *, quietly: bool = False) -> bool:
         """Ring when all that was issued to ``stream`` so far is done.
+
+        Args:
+            stream: the one that this lane looks at.
+            quietly: do not ring: `has_come` tells, until `ring` or another place is asked for.
 
         Returns:
             False if it is done already: nothing rings then.
@@ -117,25 +122,55 @@ class Lane:
         Raises:
             DeviceError: the device has failed; nothing rings.
         """
+        self.ring()
         event = self._spare.pop() if self._spare else self._device.event()
         try:
             stream.record(event)
             done = event.query()
-            if not done:
-                self._ring(event)
         except BaseException:
             event.close()
             raise
-        (self._spare if done else self._pending).append(event)
-        return not done
+        if done:
+            self._spare.append(event)
+            return False
+        self._unrung = event
+        if not quietly:
+            self.ring()
+        return True
 
-    def _ring(self, event: Event) -> None:
+    def ring(self) -> None:
+        """Have it ring for what was asked for quietly, if there is such a thing.
+
+        Raises:
+            DeviceError: the device has failed; nothing rings.
+        """
+        event, self._unrung = self._unrung, None
+        if event is None:
+            return
         try:
-            self._ringer.ring(event, self.fd)
-        except CannotNotify:
-            self._ringer.close()
-            self._ringer = _Reaper(self._device)
-            self._ringer.ring(event, self.fd)
+            try:
+                self._ringer.ring(event, self.fd)
+            except CannotNotify:
+                self._ringer.close()
+                self._ringer = _Reaper(self._device)
+                self._ringer.ring(event, self.fd)
+        except BaseException:
+            event.close()
+            raise
+        self._pending.append(event)
+
+    def has_come(self) -> bool:
+        """Whether the device has got to what was asked for quietly, which is over then.
+
+        Raises:
+            DeviceError: the device has failed.
+        """
+        event = self._unrung
+        if event is None or not event.query():
+            return False
+        self._unrung = None
+        self._spare.append(event)
+        return True
 
     def arrived(self) -> int:
         """Take in the rings since the last call; returns how many of the oldest places they were for.
@@ -174,6 +209,9 @@ class Lane:
         """Let go of everything at once, which is for when nothing is pending; otherwise `retire` it."""
         self._ringer.close()
         os.close(self.fd)
+        if self._unrung is not None:
+            self._spare.append(self._unrung)
+            self._unrung = None
         for event in (*self._pending, *self._spare):
             event.close()
         self._pending.clear()

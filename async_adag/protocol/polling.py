@@ -19,12 +19,31 @@ Times are in nanoseconds.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 LIMIT_NS = 100_000
 WAKE_NS = 80_000  # measured on virtual machines: 50 µs of CPU time, of waker and sleeper, and 30 µs of waiting
 EPOCH = 32  # waits
 PATIENCE = 256  # epochs between trials, at most
 _MARGIN_NS = 20_000
 _LONG_NS = 3 * LIMIT_NS  # all waits from here on are the same: far too long
+
+
+class Poller(Protocol):
+    """What a waiting thread asks, and tells.
+
+    Attributes:
+        rest: how many waits are to park without a question, each of which counts it down: where polling has not
+            paid, the books of it should cost nothing.
+    """
+
+    rest: int
+
+    def budget(self, now: int) -> int:
+        """Nanoseconds for which the wait that begins now (`time.monotonic_ns`) is to poll; 0: not at all."""
+
+    def waited(self, took: int, polled: int, hit: bool) -> None:
+        """A wait is over: nanoseconds that it took, and polled; whether its news came while it polled."""
 
 
 class PollPolicy:

@@ -224,6 +224,166 @@ async def test_closing_again_is_harmless(completions):
     completions.close()
 
 
+# Looking, before the device is to ring.
+
+
+class Looks:
+    """A poller by hand: whether waits poll, and what they have told."""
+
+    def __init__(self):
+        self.rest = 0
+        self.nanoseconds = 60_000_000_000
+        self.told = []
+
+    def budget(self, now):
+        return self.nanoseconds
+
+    def waited(self, took, polled, hit):
+        assert took > 0
+        self.told.append((polled == took if hit else polled, hit))
+
+
+@pytest.fixture
+def looks():
+    return Looks()
+
+
+@pytest.fixture
+async def looking(device, looks, monkeypatch):
+    monkeypatch.setattr(awaiting, "STEP_NS", 0)
+    completions = Completions(device, poller=looks)
+    yield completions
+    completions.close()
+    await drained()
+    assert not {kept for kept in device.open if kept not in completions_streams(device)}
+
+
+async def test_who_looks_needs_no_ring(device, looks, looking):
+    stream = users_stream(device)
+    stream.work()
+    future = looking.future_for(stream)
+    await settled()
+    assert not future.done()
+    assert looking._busy[stream.handle].lane.pending == 0
+    stream.finish()
+    await future
+    assert looks.told == [(True, True)]
+    assert not looking._busy
+    assert len(looking._idle) == 1
+
+
+async def test_who_has_looked_long_enough_is_rung(device, looks, looking):
+    looks.nanoseconds = 1
+    stream = users_stream(device)
+    stream.work()
+    future = looking.future_for(stream)
+    await settled()
+    assert looking._busy[stream.handle].lane.pending == 1
+    stream.finish()
+    await future
+    assert looks.told == [(1, False)]
+
+
+async def test_who_is_not_to_look_tells_how_long_it_took(device, looks, looking):
+    looks.nanoseconds = 0
+    stream = users_stream(device)
+    stream.work()
+    future = looking.future_for(stream)
+    assert looking._busy[stream.handle].lane.pending == 1
+    stream.finish()
+    await future
+    assert looks.told == [(0, False)]
+
+
+async def test_waits_that_rest_are_rung_and_tell_nothing(device, looks, looking):
+    looks.rest = 2
+    stream = users_stream(device)
+    for _ in range(2):
+        stream.work()
+        future = looking.future_for(stream)
+        assert looking._busy[stream.handle].lane.pending == 1
+        stream.finish()
+        await future
+    assert looks.rest == 0
+    assert looks.told == []
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["the same stream", "another"])
+async def test_a_second_wait_ends_the_looking_of_the_first(device, looks, looking, same):
+    stream = users_stream(device)
+    other = stream if same else users_stream(device)
+    stream.work()
+    first = looking.future_for(stream)
+    await settled()
+    other.work()
+    second = looking.future_for(other)
+    assert sum(watched.lane.pending for watched in looking._busy.values()) == 2
+    stream.finish()
+    await first
+    assert not second.done()
+    other.finish()
+    await second
+    assert looks.told == []
+    other.work()
+    third = looking.future_for(other)
+    await settled()
+    other.finish()
+    await third
+    assert looks.told == [(True, True)]
+
+
+async def test_a_device_that_fails_while_it_is_looked_at(device, looks, looking):
+    stream = users_stream(device)
+    stream.work()
+    future = looking.future_for(stream)
+    await settled()
+    device.fail("cudaErrorIllegalAddress")
+    with pytest.raises(DeviceError, match="cudaErrorIllegalAddress"):
+        await future
+    assert not looking._busy
+    with pytest.raises(DeviceError, match="cudaErrorIllegalAddress"):
+        looking.future_for(stream)
+
+
+async def test_a_device_that_fails_as_it_is_to_ring(device, looks, looking, monkeypatch):
+    looks.nanoseconds = 0
+    stream = users_stream(device)
+    stream.work()
+
+    def fails(*_):
+        raise DeviceError("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(wakeups.Lane, "ring", fails)
+        with pytest.raises(DeviceError, match="gone"):
+            looking.future_for(stream)
+    stream.finish()
+    assert not looking._busy
+
+
+async def test_closing_while_it_is_looked_for(device, looks, looking):
+    stream = users_stream(device)
+    stream.work()
+    future = looking.future_for(stream)
+    await settled()
+    looking.close()
+    with pytest.raises(DeviceError, match="closed"):
+        await future
+    assert not wakeups._retired
+    stream.finish()
+
+
+async def test_a_look_that_an_interrupt_has_ended_is_made_up_for(device, looks, looking, watch):
+    looks.nanoseconds = 1
+    stream = users_stream(device)
+    stream.work()
+    future = looking.future_for(stream)
+    looking._poll += 1  # as if the callback had not been called
+    await until(lambda: looking._busy[stream.handle].lane.pending)
+    stream.finish()
+    await future
+
+
 async def test_a_descriptor_short_is_an_error_and_leaves_nothing(device, completions, monkeypatch):
     def none_left(*_):
         raise OSError(24, "Too many open files")
