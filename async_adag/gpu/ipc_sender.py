@@ -132,7 +132,6 @@ class IpcSender:
     def announce(self, spans: Sequence[Span], owners: Sequence[Any], stream: Stream) -> Note:
         """As `transfer.Sender.announce`: what has to be copied is, and the rest stays where it is."""
         self._check_open()
-        self._collect()
         found = [None if self._pool is None else self._pool.find(span) for span in spans]
         staged = [index for index, place in enumerate(found) if place is None]
         offsets, total = lay_out(spans[index].nbytes for index in staged)
@@ -179,8 +178,9 @@ class IpcSender:
         self._retire(slot)
 
     def send(self) -> None:
-        """As `transfer.Sender.send`: nothing is left to be done."""
+        """As `transfer.Sender.send`: readers have the frame, so they do not wait for what is done here."""
         self._last = None
+        self._collect()
 
     def check_readers(self) -> None:
         """Go on without the acks of readers that have ended, which will not come: nothing there reads any more.
@@ -246,13 +246,13 @@ class IpcSender:
     def _check_open(self) -> None:
         if self._closed:
             raise DeviceError("this edge was closed")
+        for number, page in enumerate(self._pages):
+            if page.state != OPEN:
+                raise DeviceError(f"reader {number} has closed its end")
 
     def _collect(self) -> None:
         """Take in what readers have told and the device has done."""
         self._held.release()
-        for number, page in enumerate(self._pages):
-            if page.state != OPEN:
-                raise DeviceError(f"reader {number} has closed its end")
         waiting = []
         for slot in self._sent:
             if slot is not self._last and all(page.issued(slot.number) == slot.turn for page in self._pages):
@@ -281,6 +281,8 @@ class IpcSender:
 
     def _take(self) -> _Slot:
         """A slot that no reader uses: rather one that the device is done with, so that the copy need not wait."""
+        if not self._idle:
+            self._collect()
         slot = self._try_take()
         if slot is None:
             wait_until(self._has_free_slot, self._patience)
@@ -298,6 +300,7 @@ class IpcSender:
         return slot
 
     def _has_free_slot(self) -> bool:
+        self._check_open()
         self._collect()
         return self._closed or bool(self._idle or self._issued)
 
