@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
+from tests.gpu.mps import CannotShareError, shared_by_mps
 from tests.gpu.runner import FAILED, RAN, SKIPPED, Outcome, run_step
 from tests.gpu.step import Figures
 from tests.gpu.table import table
@@ -21,6 +24,11 @@ outcomes_key = pytest.StashKey[dict[str, Outcome]]()
 
 def pytest_addoption(parser):
     parser.addoption("--gpu-out", metavar="FOLDER", help="where the GPU suite leaves gpu.json and gpu.md")
+
+
+def pytest_asyncio_loop_factories(config, item):
+    """One loop where that is not what the test is about: the suite is to stay under ten minutes."""
+    return None if item.get_closest_marker("each_loop") else {"uvloop": uvloop.new_event_loop}
 
 
 def pytest_report_header(config):
@@ -77,9 +85,11 @@ def outcome(request) -> Outcome:
 def step(need, outcome) -> Callable[..., dict[str, Any]]:
     """Runs a step for a test, if the machine has what it needs; gives what there is to check."""
 
-    def run(name: str, *needs: str, timeout: float) -> dict[str, Any]:
+    def run(
+        name: str, *needs: str, timeout: float, environment: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
         need("device", *needs)
-        vars(outcome).update(vars(run_step(name, timeout)), step=outcome.step)
+        vars(outcome).update(vars(run_step(name, timeout, environment)), step=outcome.step)
         if outcome.status == SKIPPED:
             pytest.skip(outcome.reason)
         if outcome.status == FAILED:
@@ -88,6 +98,21 @@ def step(need, outcome) -> Callable[..., dict[str, Any]]:
         return checks
 
     return run
+
+
+@pytest.fixture(params=["in turns", "by MPS"])
+def sharing(request, need) -> Iterator[dict[str, str]]:
+    """The environment in which processes share the GPU one way or the other."""
+    need("device")
+    if request.param == "in turns":
+        yield {}
+        return
+    with ExitStack() as stack:
+        try:
+            environment = stack.enter_context(shared_by_mps())
+        except CannotShareError as reason:
+            pytest.skip(str(reason))
+        yield environment
 
 
 @pytest.fixture
@@ -140,9 +165,9 @@ def actors(outcome, need, request, pools) -> list[Any]:
     if library != "cupy":
         need(library)
     if library not in pools:
-        from tests.gpu.graphs import make_actor
+        from tests.gpu.graphs import make_actors
 
-        pools[library] = [make_actor(rank, library) for rank in range(3)]
+        pools[library] = make_actors(range(3), library)
     return pools[library]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -17,13 +18,14 @@ from async_adag.gpu.cuda import find_device
 from async_adag.gpu.pool import exportable_allocations
 from async_adag.graph.model import Graph
 from tests.gpu.nccl_environment import one_gpu_environment
-from tests.gpu.tensors import PLATFORMS, build, on_the_cpu, tell
+from tests.gpu.tensors import PLATFORMS, Tensor, build, on_the_cpu, tell
 
 IPC, NCCL = "ipc", "nccl"
 KINDS = (IPC, NCCL)
 SHARE = 0.1  # of the GPU, for each actor
 LATENCY_SIZES = {"4 B": 1, "1 MiB": 1 << 18, "64 MiB": 1 << 24}  # elements of four bytes
 CALLS, WARM = 200, 30
+SHAPES = 4  # of different ones: jax compiles for each, which takes it longer than all else
 
 
 @ray.remote(num_cpus=0, num_gpus=SHARE)
@@ -145,6 +147,13 @@ def make_actor(rank: int, library: str) -> Any:
     alone = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # or jax takes most of the GPU's memory at once
     environment = {"env_vars": one_gpu_environment(rank) | alone}
     return GpuWorker.options(runtime_env=environment).remote(library)
+
+
+def make_actors(ranks: Iterable[int], library: str) -> list[Any]:
+    """Such actors, which have imported their library: jax may take longer for that than a test has."""
+    actors = [make_actor(rank, library) for rank in ranks]
+    ray.get([actor.tell_made.remote(Tensor((2,))) for actor in actors], timeout=90)
+    return actors
 
 
 def on_the_device(node: Any) -> Any:

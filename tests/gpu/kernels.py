@@ -53,7 +53,7 @@ extern "C" __global__ void spin(wide ns) {
     while (clock_ns() - begin < ns) { }
 }
 
-// Keeps all multiprocessors busy: arithmetic only. It writes nothing, which the compiler must not know.
+// Keeps multiprocessors busy: arithmetic only. It writes nothing, which the compiler must not know.
 extern "C" __global__ void work(wide rounds, float* never) {
     float x = threadIdx.x, y = 0.5f;
     for (wide i = 0; i < rounds; i++) {
@@ -117,10 +117,10 @@ class Kernels:
         with stream:
             self._spin((1,), (1,), (np.uint64(seconds * 1e9),))
 
-    def work(self, stream: Any, rounds: int) -> None:
-        """Keep all multiprocessors busy for a time that is proportional to ``rounds``."""
+    def work(self, stream: Any, rounds: int, blocks: int) -> None:
+        """Keep multiprocessors busy for a time that is proportional to ``rounds``; all, with `BLOCKS` blocks."""
         with stream:
-            self._work((BLOCKS,), (THREADS,), (np.uint64(rounds), np.uint64(0)))
+            self._work((blocks,), (THREADS,), (np.uint64(rounds), np.uint64(0)))
 
     def spin_and_stamp(self, stream: Any, seconds: float, stamp: int) -> None:
         """Do that, and write the device's time, in ns, to host memory at ``stamp``."""

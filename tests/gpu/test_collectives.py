@@ -13,7 +13,7 @@ from ray.dag import InputNode, MultiOutputNode
 
 import async_adag
 from async_adag.collectives import allgather, allreduce, reducescatter
-from tests.gpu.graphs import NCCL, compile_gpu, make_actor
+from tests.gpu.graphs import NCCL, SHAPES, compile_gpu, make_actor
 from tests.gpu.tensors import Tensor
 
 pytestmark = pytest.mark.timeout(100)
@@ -163,9 +163,10 @@ async def test_several_tensors_and_several_operations(library, actors):
         dag = MultiOutputNode(nodes)
     with compile_gpu(dag, NCCL) as compiled:
         for seed in range(1, 20):
-            results = await compiled(Tensor((1000 * seed,), seed=seed))
-            first = reduced(Tensor((1000 * seed,), seed=seed), 3, "sum")
-            second = reduced(Tensor((1000 * seed,), seed=seed + 2), 3, "sum")
+            shape = (1000 * (seed % SHAPES + 1),)
+            results = await compiled(Tensor(shape, seed=seed))
+            first = reduced(Tensor(shape, seed=seed), 3, "sum")
+            second = reduced(Tensor(shape, seed=seed + 2), 3, "sum")
             for number, (*_, got) in enumerate(results):
                 np.testing.assert_array_equal(got, second if number % 3 == 1 else first)
 
@@ -174,7 +175,7 @@ async def test_several_tensors_and_several_operations(library, actors):
 async def test_eight_in_flight_with_failed_contributions(library, actors):
     workers = actors
     with compile_gpu(graph(workers, allreduce), NCCL, max_inflight=8) as compiled:
-        items = [Tensor((50_000 + n,), seed=-1 if n % 7 == 3 else n) for n in range(EXECUTIONS)]
+        items = [Tensor((50_000 + n % SHAPES,), seed=-1 if n % 7 == 3 else n) for n in range(EXECUTIONS)]
         futures = [await compiled.execute_async(item) for item in items]
         for item, future in zip(items, futures, strict=True):
             if item.seed < 0:

@@ -12,8 +12,8 @@ def test_wake_paths(step):
     assert checks["woken before the end"] == 0
 
 
-def test_overlap(step):
-    for name, checks in step("overlap", "nccl", timeout=80).items():
+def test_overlap(step, sharing):
+    for name, checks in step("overlap", "nccl", timeout=80, environment=sharing).items():
         assert checks["wrong"] == [], name
 
 

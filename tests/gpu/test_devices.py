@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import pytest
+import ray
 from ray.dag import InputNode
 
 import async_adag
@@ -44,9 +45,20 @@ async def test_from_a_gpu_to_a_driver_that_needs_none(library, actors):
         dag = writer.make.bind(described).with_tensor_transport("auto", device="cpu")
     with async_adag.compile(dag) as compiled:
         kept = [(item, await compiled(item)) for item in PLAIN]
-        assert tell(compiled.execute(PLAIN[0]).get()) == await writer.tell_made_on_cpu.remote(PLAIN[0])
         for described, result in kept:
             assert tell(result) == await writer.tell_made_on_cpu.remote(described), described
+
+
+@pytest.mark.parametrize(
+    ("method", "device", "expected"), [("make", "cpu", "tell_made_on_cpu"), ("make_on_cpu", "gpu", "tell_made")]
+)
+def test_a_ref_gives_the_same(method, device, expected, actors):
+    writer, *_ = actors
+    with InputNode() as described:
+        dag = getattr(writer, method).bind(described).with_tensor_transport("shm", device=device)
+    with async_adag.compile(dag) as compiled:
+        result = compiled.execute(PLAIN[0]).get(timeout=20)
+        assert tell(result) == ray.get(getattr(writer, expected).remote(PLAIN[0]))
 
 
 @each_transport
@@ -88,7 +100,6 @@ async def test_results_that_come_to_the_drivers_gpu(actors):
     with async_adag.compile(dag) as compiled:
         for described in PLAIN:
             assert tell(await compiled(described)) == await writer.tell_made.remote(described), described
-        assert tell(compiled.execute(PLAIN[0]).get()) == await writer.tell_made.remote(PLAIN[0])
 
 
 @pytest.mark.parametrize(("method", "device"), [("make", "cpu"), ("make_on_cpu", "gpu"), ("make", "gpu")])

@@ -17,6 +17,7 @@ from tests.gpu.graphs import (
     IPC,
     KINDS,
     LATENCY_SIZES,
+    SHAPES,
     WARM,
     AsyncGpuReader,
     calls_for,
@@ -41,7 +42,7 @@ PLAIN = [
     Tensor((64, 33), "float32", layout="transposed"),
     Tensor((50, 3), "int32", layout="strided"),
     {"a": Tensor((5,)), "b": [Tensor((2, 2), "int64"), None, 3, "text"], "c": (Tensor(()), Tensor((0, 4)))},
-    [Tensor((number,), seed=number) for number in range(1, 20)],
+    [Tensor((number % SHAPES + 1,), seed=number) for number in range(1, 20)],
     {"no": "tensor", "in": [1, 2.5, None]},
     None,
 ]
@@ -64,6 +65,7 @@ def edge_of_two(writer: Any, reader: Any) -> Any:
         return reader.tell.bind(on_the_device(writer.make.bind(described)))
 
 
+@pytest.mark.each_loop
 @each_kind
 @each_library
 async def test_two_actors(kind, library, actors):
@@ -86,7 +88,7 @@ async def test_arrays_of_several_libraries_in_one_value(kind, need, actors):
     with InputNode() as x:
         dag = reader.tell.bind(on_the_device(writer.make_of_each.bind(x[0], x[1])))
     with compile_gpu(dag, kind, max_inflight=8) as compiled:
-        items = [Tensor((50_000 + number,), seed=number) for number in range(60)]
+        items = [Tensor((50_000 + number % SHAPES,), seed=number) for number in range(60)]
         futures = [await compiled.execute_async(item, libraries) for item in items]
         for item, future in zip(items, futures, strict=True):
             assert await future == await reader.tell_made_of_each.remote(item, libraries), item
@@ -124,7 +126,7 @@ async def test_an_async_actor_reads(library, transport, actors, async_reader):
         made = writer.make.bind(x[0]).with_tensor_transport(transport)
         dag = async_reader.tell_after.bind(made, x[1])
     with compile_gpu(dag, IPC, max_inflight=8) as compiled:
-        items = [Tensor((50_000 + number,), seed=number) for number in range(40)]
+        items = [Tensor((50_000 + number % SHAPES,), seed=number) for number in range(40)]
         futures = [await compiled.execute_async(item, number) for number, item in enumerate(items)]
         for item, future in zip(items, futures, strict=True):
             assert await future == await other.tell_made.remote(item), item
@@ -160,7 +162,7 @@ async def test_chain_of_three(kind, library, actors):
         dag = third.tell.bind(on_the_device(second.add.bind(made, 5)))
     with compile_gpu(dag, kind) as compiled:
         for seed in range(30):
-            described = Tensor((100_000 + seed,), seed=seed)
+            described = Tensor((100_000 + seed % SHAPES,), seed=seed)
             assert await compiled(described) == await third.tell_made.remote(described, 5)
 
 
@@ -189,6 +191,7 @@ async def test_a_failure_is_that_of_its_execution_alone(kind, actors):
                 await compiled("fail")
 
 
+@pytest.mark.each_loop
 @each_kind
 async def test_eight_in_flight(kind, actors, figures):
     writer, reader, _ = actors

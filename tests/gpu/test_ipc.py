@@ -7,8 +7,8 @@ import pytest
 pytestmark = pytest.mark.timeout(100)
 
 
-def test_ipc_latency(step):
-    for kind, checks in step("ipc_latency", timeout=60).items():
+def test_ipc_latency(step, sharing):
+    for kind, checks in step("ipc_latency", timeout=60, environment=sharing).items():
         assert checks["messages"] > 1000
         assert checks["wrong"] == [], kind
 

@@ -1,9 +1,10 @@
 """Do hand-overs of finished work cost the work that follows any time?
 
 Three runs of each kind of edge: compute only, communication only, and both, where each message waits for the work
-before it and travels beside the work behind it. The work is made to take as long as the communication. On one GPU
-the reader shares the device, and two processes take turns on it; NCCL goes through sockets. So what is seen here
-is whether something waits that need not; how NVLink and peer copies go along with computing, one GPU cannot show.
+before it and travels beside the work behind it. The work is made to take as long as the communication, on half of
+the multiprocessors, as copying on one GPU needs some as well. The reader shares the device, and two processes take
+turns on it, unless by MPS; NCCL goes through sockets. So what is seen here is whether something waits that need
+not; how NVLink and peer copies go along with computing, one GPU cannot show.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from async_adag.gpu.ipc_sender import IpcSender
 from async_adag.gpu.links import LinkReceiver, LinkSender
 from async_adag.gpu.nccl import NcclLink
 from tests.gpu.hand_over import Pooled, Reader, Writer
+from tests.gpu.kernels import BLOCKS
 from tests.gpu.mailbox import Mailbox, Page
 from tests.gpu.nccl_environment import look_like_a_host
 from tests.gpu.ours import settle
@@ -28,7 +30,8 @@ from tests.gpu.step import Figures, percentile, run
 IN_FLIGHT = 8
 SLOTS = slots_for(IN_FLIGHT)
 ROUNDS = 3
-KINDS = {"IPC, copied once": (64 << 20, 100), "NCCL": (8 << 20, 30)}  # bytes of a message, and how many
+KINDS = {"IPC, copied once": (256 << 20, 50), "NCCL": (8 << 20, 30)}  # bytes of a message, and how many
+BUSY = BLOCKS // 8  # blocks of work: one for every second multiprocessor, so that copying has room beside it
 
 
 def reader(line: Line, page: Page, inbox: Mailbox, outbox: Mailbox, by_nccl: bool, size: int) -> None:
@@ -82,7 +85,7 @@ class Runs:
             self.inbox.put(count)
         for _ in range(count):
             if rounds:
-                self.end.kernels.work(self.end.compute, rounds)
+                self.end.kernels.work(self.end.compute, rounds, BUSY)
             if communicate:
                 note = self.sender.announce(self.spans, self.owners, self.end.stream)
                 self.inbox.put(note, room=IN_FLIGHT)

@@ -16,8 +16,10 @@ from typing import Any
 import cupy
 import uvloop
 
+from async_adag.channels.pollers import FixedPoller
 from async_adag.gpu.awaiting import Completions
 from async_adag.gpu.interface import CannotNotify
+from async_adag.protocol.polling import Poller
 from tests.gpu.clocks import compare
 from tests.gpu.control import WithoutHostFunctions
 from tests.gpu.kernels import Kernels, Pinned
@@ -28,6 +30,7 @@ WAKES, WARM = 300, 20
 KERNEL = 300e-6  # seconds: what is awaited is not done before the awaiting begins
 LONG, LONGS = 10e-3, 50
 ROW = 200  # kernels behind one another
+LOOKING = 1_000_000  # ns, as with `busy_poll=1e-3`
 TARGET = "p50 <= 50"
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,
@@ -61,9 +64,9 @@ class Wakes:
         self.early += sum(ns < -2 * offset.error - 1000 for ns in late)
         self.figures.latencies(f"{name}, latency", [ns / 1e9 for ns in late], target)
 
-    async def awaited(self, name: str, device: Any) -> None:
+    async def awaited(self, name: str, device: Any, poller: Poller | None = None) -> None:
         """The latency and the CPU of awaiting by ``device``, in the running loop."""
-        completions = Completions(device)
+        completions = Completions(device, poller=poller)
         seen = []
         for number in range(WARM + WAKES):
             self.kernels.spin_and_stamp(self.compute, KERNEL, self.stamps.at(number))
@@ -144,6 +147,8 @@ def wake_paths(figures: Figures) -> dict[str, Any]:
         for way, by in ways.items():
             with asyncio.Runner(loop_factory=loop_factory) as runner:
                 runner.run(wakes.awaited(f"{way}, {loop_name}", by))
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.run(wakes.awaited(f"looking for 1 ms first, {loop_name}", device, FixedPoller(LOOKING)))
     event = cupy.cuda.Event(block=False, disable_timing=True)
     ours = device.event()
 
