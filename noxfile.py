@@ -111,6 +111,7 @@ def torch(session: nox.Session) -> None:
     session.install("-e", ".[test]", "torch")
     files = [
         "integration/test_torch.py",
+        "unit/test_torch_tensors.py",
         "unit/test_strides.py",
         "unit/test_gpu_borders.py",
         "channels/test_staged.py",

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from async_adag.channels.host_tensors import bytes_of
 from async_adag.channels.tensor_headers import Header
+from async_adag.channels.torch_tensors import bytes_of
 from async_adag.gpu.arrays import expose, library_of, wrap
 from async_adag.gpu.cuda import CudaDevice
 from async_adag.gpu.interface import DeviceError, Stream

@@ -21,6 +21,7 @@ from ray.cloudpickle import CloudPickler
 
 from async_adag.channels.arrays import decode_array, encode_array, is_array
 from async_adag.channels.ray_objects import reducers
+from async_adag.channels.torch_tensors import TorchReducers
 from async_adag.protocol.frame import Kind
 
 _INT = struct.Struct("=q")
@@ -84,13 +85,14 @@ _NO_BUFFERS: list[memoryview] = []
 class Encoder:
     """Turns values into bodies and buffers. One per writer: it reuses its pickler."""
 
-    __slots__ = ("_buffers", "_busy", "_file", "_pickler", "_refs")
+    __slots__ = ("_buffers", "_busy", "_file", "_pickler", "_refs", "_torch")
 
     def __init__(self) -> None:
         self._file = io.BytesIO()
         self._buffers: list[PickleBuffer] = []
         self._refs: list[Any] = []
-        self._pickler = _Pickler(self._file, self._buffers, self._refs)
+        self._torch = TorchReducers()
+        self._pickler = _Pickler(self._file, self._buffers, self._refs, self._torch)
         self._busy = False
 
     def encode(self, value: Any) -> Encoded:
@@ -127,6 +129,7 @@ class Encoder:
         if self._busy:  # a reducer of the user's came back here: the pickler is in the middle of a value
             return Encoder()._pickle(value)
         self._busy = True
+        self._torch.look()
         try:
             self._pickler.dump(value)
             body = self._file.getvalue()
@@ -144,8 +147,11 @@ class Encoder:
 
 
 class _Pickler(CloudPickler):  # type: ignore[misc]
-    def __init__(self, file: io.BytesIO, buffers: list[PickleBuffer], refs: list[Any]) -> None:
+    def __init__(
+        self, file: io.BytesIO, buffers: list[PickleBuffer], refs: list[Any], torch: TorchReducers
+    ) -> None:
         self.dispatch_table = reducers(refs)  # before the pickler is made, which looks for it then
+        self.dispatch_table.maps.append(torch)  # behind those that were registered with Ray
         super().__init__(file, 5, buffers.append)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from async_adag.channels.tensor_headers import Header
 from async_adag.channels.tensors import Parcel
+from async_adag.channels.torch_tensors import on_cpu
 
 
 class OnHost:
@@ -47,21 +48,14 @@ def rebuild(parcel: Parcel, parts: Sequence[Any]) -> Any:
     return parcel._replace(headers=headers).unpack(tensors)
 
 
-def bytes_of(tensor: Any) -> memoryview:
-    """The bytes of a contiguous tensor of torch in the CPU's memory; no copy."""
-    torch: Any = importlib.import_module("torch")
-    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
-
-
 def _on_host(header: Header) -> Header:
     return header._replace(package="numpy") if header.package == "cupy" else header._replace(device="cpu")
 
 
 def _tensor(header: Header, part: Any) -> Any:
+    if header.package == "torch":
+        return on_cpu(header, part)
     library: Any = importlib.import_module(header.package)
-    if header.package == "torch":  # which has no tensors that cannot be written to: these get memory of their own
-        raw = library.frombuffer(bytearray(part), dtype=library.uint8)
-        return header.arrange(raw.view(header.type_here()))
     if header.package == "jax":
         numpy: Any = importlib.import_module("numpy")
         return library.device_put(header.arrange(numpy.frombuffer(part, header.type_here())), header.jax_device())

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import MutableMapping
+from collections import ChainMap
 from functools import partial
 from typing import Any
 
@@ -20,11 +20,9 @@ from ray._private.worker import global_worker
 from ray.cloudpickle import CloudPickler
 
 
-def reducers(refs: list[Any]) -> MutableMapping[Any, Any]:
+def reducers(refs: list[Any]) -> ChainMap[Any, Any]:
     """The reducers of Ray's pickler, also those registered later; but ObjectRefs are noted in ``refs``."""
-    table: MutableMapping[Any, Any] = CloudPickler.dispatch_table.new_child(
-        {ray.ObjectRef: partial(_reduce, refs)}
-    )
+    table: ChainMap[Any, Any] = CloudPickler.dispatch_table.new_child({ray.ObjectRef: partial(_reduce, refs)})
     return table
 
 

@@ -140,6 +140,13 @@ def flat_of(library: str, tensor: Any) -> tuple[tuple[int, ...], Any]:
     return strides, module.lib.stride_tricks.as_strided(tensor, (tensor.size,), (itemsize,))
 
 
+def is_plain(tensor: Any) -> bool:
+    """Whether the elements of a tensor of torch lie in memory, one beside the other."""
+    torch: Any = sys.modules["torch"]
+    dense = tensor.layout is torch.strided and not tensor.is_quantized
+    return dense and not tensor.is_nested and tensor.device.type != "meta"
+
+
 def _plain(tensor: Any) -> Any:
     """A tensor of torch without its record of gradients, whose memory has its elements as they are."""
     return tensor.detach().resolve_conj().resolve_neg()

@@ -22,7 +22,8 @@ import ray
 from ray.cloudpickle import CloudPickler
 
 from async_adag.channels.codec import Failure, Stop
-from async_adag.channels.tensor_headers import Header, flat_of, header_of, in_rows
+from async_adag.channels.tensor_headers import Header, flat_of, header_of, in_rows, is_plain
+from async_adag.channels.torch_tensors import reduce_tensor
 from async_adag.gpu.jax_arrays import is_jax, is_on_gpu, may_travel
 
 _PLAIN = (type(None), bool, int, float, str, bytes, Failure, Stop)
@@ -150,7 +151,9 @@ class _Taken:
         if self._keeps_rest:
             return self._number("", part)
         reduce = CloudPickler.dispatch_table.get(type(part))
-        return part.__reduce_ex__(5) if reduce is None else reduce(part)
+        if reduce is None:
+            return reduce_tensor(part) if library == "torch" else part.__reduce_ex__(5)
+        return reduce(part)
 
     def take_jax(self, part: Any) -> Any:
         """As `take`, for an array of jax; one that is not to be taken out is not reduced here."""
@@ -183,7 +186,7 @@ def _kinds() -> list[tuple[type, str, Callable[[Any], bool]]]:
     kinds: list[tuple[type, str, Callable[[Any], bool]]] = [(ray.ObjectRef, "", lambda _: True)]
     torch: Any = sys.modules.get("torch")
     if hasattr(torch, "Tensor") and hasattr(torch, "nn"):
-        kinds += [(kind, "torch", _is_plain) for kind in (torch.Tensor, torch.nn.Parameter)]
+        kinds += [(kind, "torch", is_plain) for kind in (torch.Tensor, torch.nn.Parameter)]
     for library in ("cupy", "numpy"):
         module: Any = sys.modules.get(library)
         if hasattr(module, "ndarray"):
@@ -192,11 +195,11 @@ def _kinds() -> list[tuple[type, str, Callable[[Any], bool]]]:
 
 
 def _is_on_gpu(tensor: Any) -> bool:
-    return bool(tensor.is_cuda) and _is_plain(tensor)
+    return bool(tensor.is_cuda) and is_plain(tensor)
 
 
 def _is_off_gpu(tensor: Any) -> bool:
-    return tensor.device.type == "cpu" and _is_plain(tensor)
+    return tensor.device.type == "cpu" and is_plain(tensor)
 
 
 def _is_never(_: Any) -> bool:
@@ -208,13 +211,6 @@ _IS_OFF_GPU = {"torch": _is_off_gpu, "cupy": _is_never}
 
 def _is_of_numbers(array: Any) -> bool:
     return array.dtype.kind in _NUMBERS
-
-
-def _is_plain(tensor: Any) -> bool:
-    """Whether its elements lie in memory, one beside the other."""
-    torch: Any = sys.modules["torch"]
-    dense = tensor.layout is torch.strided and not tensor.is_quantized
-    return dense and not tensor.is_nested and tensor.device.type != "meta"
 
 
 def _pickle(

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from async_adag.actor.staged import StagedReader, StagedWriter
-from async_adag.channels.host_tensors import bytes_of, rebuild
+from async_adag.channels.host_tensors import rebuild
 from async_adag.channels.interface import STOP, Failure
 from async_adag.channels.tensor_headers import Header
 from async_adag.channels.tensors import Parcel, put_back
+from async_adag.channels.torch_tensors import bytes_of
 
 
 class OnTheGpu(np.ndarray):

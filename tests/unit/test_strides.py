@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from async_adag.channels.host_tensors import OnHost, bytes_of
+from async_adag.channels.host_tensors import OnHost
 from async_adag.channels.tensor_headers import Header, flat_of, kept_strides
 from async_adag.channels.tensors import take_out
+from async_adag.channels.torch_tensors import bytes_of
 from async_adag.gpu.arrays import extent
 from async_adag.gpu.interface import Span
 
