@@ -136,16 +136,21 @@ async def test_a_hundred_tasks_at_once(chain):
     assert chain.stats().in_flight == 0
 
 
-async def test_actors_are_told_whether_executions_come_one_at_a_time(chain):
-    controls = chain._engine.deployment.controls
-    for _ in range(2):
-        first = await chain.execute_async(1)
-        assert all(control.is_alone() for control in controls)
-        second = await chain.execute_async(2)  # nothing has been taken in meanwhile
-        assert not any(control.is_alone() for control in controls)
-        assert await asyncio.gather(first, second) == [4, 5]
-        assert await chain(3) == 6
-        assert all(control.is_alone() for control in controls)
+async def test_actors_are_told_whether_executions_come_one_at_a_time(workers, make_gate):
+    with InputNode() as x:
+        dag = workers[1].echo.bind(workers[0].hold_or_echo.bind(x))
+    async with async_adag.compile(dag) as compiled:
+        controls = compiled._engine.deployment.controls
+        for _ in range(2):
+            gate = make_gate()
+            first = await compiled.execute_async(gate.path)
+            assert all(control.is_alone() for control in controls)
+            second = await compiled.execute_async(2)
+            assert not any(control.is_alone() for control in controls)
+            await asyncio.to_thread(gate.open, "open")
+            assert await asyncio.gather(first, second) == ["open", 2]
+            assert await compiled(3) == 3
+            assert all(control.is_alone() for control in controls)
 
 
 async def test_64_megabytes_there_and_back(echo):
