@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from ray.cloudpickle import CloudPickler
 
 from async_adag.channels.arrays import decode_array, encode_array, is_array
-from async_adag.channels.ray_objects import reducers
+from async_adag.channels.pickler import Pickler
 from async_adag.channels.torch_tensors import TorchReducers
 from async_adag.protocol.frame import Kind
 
@@ -92,7 +92,7 @@ class Encoder:
         self._buffers: list[PickleBuffer] = []
         self._refs: list[Any] = []
         self._torch = TorchReducers()
-        self._pickler = _Pickler(self._file, self._buffers, self._refs, self._torch)
+        self._pickler = Pickler(self._file, self._buffers, self._refs, self._torch)
         self._busy = False
 
     def encode(self, value: Any) -> Encoded:
@@ -144,15 +144,6 @@ class Encoder:
             self._refs.clear()
             self._busy = False
         return _PICKLE, body, buffers
-
-
-class _Pickler(CloudPickler):  # type: ignore[misc]
-    def __init__(
-        self, file: io.BytesIO, buffers: list[PickleBuffer], refs: list[Any], torch: TorchReducers
-    ) -> None:
-        self.dispatch_table = reducers(refs)  # before the pickler is made, which looks for it then
-        self.dispatch_table.maps.append(torch)  # behind those that were registered with Ray
-        super().__init__(file, 5, buffers.append)
 
 
 def _flat(buffer: PickleBuffer) -> memoryview:
