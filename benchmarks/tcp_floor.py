@@ -89,7 +89,8 @@ def answer(port: int, kind: str, size: int) -> None:
     for connection in connections:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if kind == "plain":
-        plain_answers(connections[0], size, 1 if size > 8 else 8)
+        with connections[0], connections[1]:
+            plain_answers(connections[0], size, 1 if size > 8 else 8)
         return
     for connection in connections:
         prepare(connection, HEARTBEAT)
@@ -121,7 +122,10 @@ def other_process(kind: str, size: int, cores: Cores = None) -> Iterator[list[so
         yield connections
         process.wait(30)
     finally:
+        for connection in connections:
+            connection.close()
         process.kill()
+        process.wait()
         os.sched_setaffinity(0, before)
 
 
