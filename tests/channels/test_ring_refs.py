@@ -88,6 +88,7 @@ def test_a_published_frame_is_not_unstaged(ring):
     assert held() is not None
 
 
+@pytest.mark.interpreted(reason="it replaces a method")
 def test_a_frame_for_which_there_is_no_memory_holds_nothing(ring, monkeypatch):
     frame, held = encoded(ring, "x" * 5000)
 

@@ -376,6 +376,7 @@ def test_a_small_frame_passes_a_big_one_on_another_edge(open_link):
 # -- no memory
 
 
+@pytest.mark.interpreted(reason="it replaces a method")
 @pytest.mark.parametrize("size", [2000, 50_000, 3 << 20])
 def test_a_frame_for_which_there_is_no_memory_lands_as_a_failure(open_link, monkeypatch, size):
     channel = open_link(through=False)

@@ -77,6 +77,7 @@ def test_refs_of_an_unstaged_frame_are_let_go(open_link):
     assert channel.pass_on("next") == "next"
 
 
+@pytest.mark.interpreted(reason="it replaces a method")
 def test_refs_of_a_frame_for_which_there_was_no_memory_are_given_back(open_link, monkeypatch):
     channel = open_link()
 

@@ -6,6 +6,7 @@ import asyncio
 import io
 import re
 import threading
+from uuid import uuid4
 
 import pytest
 import ray
@@ -93,7 +94,7 @@ async def test_of_an_async_actor_the_execution_that_takes_longest(async_worker):
     with InputNode() as x:
         dag = async_worker.wait.bind(x)
     async with async_adag.compile(dag) as compiled:
-        names = [f"{id(compiled)} {n}" for n in range(4)]  # of this test alone: the actor keeps them
+        names = [f"{uuid4()} {n}" for n in range(4)]  # of this test alone: the actor keeps them
         futures = [await compiled.execute_async(name) for name in names]
         for name in (names[2], names[1], names[3]):
             await async_worker.set.remote(name)

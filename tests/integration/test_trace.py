@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import traceback
+from uuid import uuid4
 
 import anyio
 import pytest
@@ -108,7 +109,7 @@ async def test_executions_that_interleave_on_an_async_actor(async_worker):
         dag = async_worker.meet.bind(x)
     async with async_adag.compile(dag) as compiled:
         with compiled.trace() as trace:
-            names = [f"{id(compiled)} {n}" for n in range(2)]
+            names = [f"{uuid4()} {n}" for n in range(2)]
             await asyncio.gather(compiled((names[0], names[1])), compiled((names[1], names[0])))
     events = checked(trace)
     lanes = [names_of(events, "thread_name")[e["pid"], e["tid"]] for e in spans(events, name="meet")]
