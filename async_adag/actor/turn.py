@@ -94,8 +94,13 @@ class Turn:
             if not self.is_wanted_beside(place) or place.may_go_on.wait(GLANCE):
                 break
         with self._exchange:
-            if self._polite is place:
-                self._polite = None
+            self._stops_waiting(place)
+
+    def _stops_waiting(self, place: Place) -> None:
+        # A function of its own: what `give_way` has assigned itself, the compiler takes for what is there still,
+        # where another loop may have gone and left None.
+        if self._polite is place:
+            self._polite = None
 
 
 class Place:

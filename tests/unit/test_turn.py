@@ -125,6 +125,20 @@ def test_who_gives_way_takes_in_what_has_come_so_that_the_other_sees_it(turn, mo
     assert seen == [False, True, True]  # asked whether it gives way, then at each glance
 
 
+def test_the_other_may_have_given_way_meanwhile_and_gone_on(turn):
+    """Compiled, too, where the type of what a function assigned last is taken for granted."""
+    one, other = turn.join(always), turn.join(always)
+
+    def gives_way_and_goes_on():
+        turn._polite = None
+        return next(answers)
+
+    answers = iter([True, False])
+    other.wants = gives_way_and_goes_on
+    one.has_run(QUANTUM_NS)
+    assert turn._polite is None
+
+
 def test_of_two_only_one_waits_for_the_other(turn, monkeypatch):
     monkeypatch.setattr(module, "GLANCE", 60)
     places = [turn.join(always), turn.join(always)]
