@@ -300,8 +300,8 @@ async def test_a_communicator_that_fails_breaks_the_graph(workers, tmp_path, how
         dag = workers[1].call.bind(total, made)
     compiled = async_adag.compile(dag)
     assert await compiled(0) == 0, "nothing to be sent"
-    futures = [await compiled.execute_async(4) for _ in range(3)]
-    for error in await asyncio.gather(*futures, return_exceptions=True):
+    # Those behind the first may come too late to be admitted: that is the same error.
+    for error in await asyncio.gather(*(compiled(4) for _ in range(3)), return_exceptions=True):
         assert isinstance(error, GraphBroken)
         assert re.search(words, str(error)), str(error)
         assert re.search(r"the edge from call on Worker\(\w{6}\) to Worker\(\w{6}\)", str(error)), str(error)
