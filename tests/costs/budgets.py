@@ -40,15 +40,13 @@ class Budget:
     actor_system_calls: float
 
 
-# Of an awaited execution: where its doorbell rings. Where its result comes just as it looks once more before it
-# sleeps, which is a matter of timing, there are eight calls less.
 BUDGETS = {
-    "awaited": Budget(2, 2, 1, 0, 1, 85.4, 60.4, 5, 2),
-    "awaited, uvloop": Budget(2, 2, 1, 0, 1, 85.4, 60.4, 4, 2),
-    "blocking": Budget(2, 2, 0, 1, 1, 113.4, 61.4, 6, 2),
-    "burst of 8": Budget(2, 2 / 8, 1 / 8, 0, 1 / 8, 56.6, 42.0, 1 + 4 / 8, 2 / 8),
-    "chain of 3": Budget(4, 4, 1, 0, 3, 86.2, 61.4, 5, 6),
-    "dictionary": Budget(2, 2, 1, 0, 1, 94.9, 67.4, 5, 2),
-    "block": Budget(2, 2, 1, 0, 1, 112.5, 86.0, 5, 2),
+    "awaited": Budget(2, 2, 1, 0, 1, 86.4, 60.4, 5, 2),
+    "awaited, uvloop": Budget(2, 2, 1, 0, 1, 86.4, 60.4, 4, 2),
+    "blocking": Budget(2, 2, 0, 1, 1, 113.4, 60.4, 6, 2),
+    "burst of 8": Budget(2, 2 / 8, 1 / 8, 0, 1 / 8, 56.6, 41.9, 1 + 4 / 8, 2 / 8),
+    "chain of 3": Budget(4, 4, 1, 0, 3, 86.4, 60.4, 5, 6),
+    "dictionary": Budget(2, 2, 1, 0, 1, 96.4, 70.4, 5, 2),
+    "block": Budget(2, 2, 1, 0, 1, 113.4, 87.4, 5, 2),
 }
 CALLS_TO_SPARE = 1.1

@@ -134,9 +134,9 @@ class Caller:
         self._chain = chain
         self._case = case
         self._runner = None if case.new_loop is None else asyncio.Runner(loop_factory=case.new_loop)
-        if self._runner is None:
+        if case.burst == 1:
             chain.hold_results_until_driver_sleeps()
-        elif case.burst > 1:
+        else:
             chain.hold_results_until_admitted(case.burst)
 
     def run(self, count: int, begin: Callable[[], None] = list, end: Callable[[], None] = list) -> None:

@@ -2,9 +2,9 @@
 
 All of it is real: the driver's engine, rings, doorbells, and the actors' loops, on threads of their own. What is
 not left to the scheduler is who sleeps when. An execution begins when every actor has armed its doorbell, which
-shared memory tells; and where a thread waits for the result, the last method returns when that thread has armed
-too. So each execution takes the same steps, which can be counted. All threads run on one CPU: an actor on another
-one may be called up before its frame is there, and whether it then finds the frame depends on the moment.
+shared memory tells; and where it is alone, the last method returns when the driver has armed too. So each
+execution takes the same steps, which can be counted. All threads run on one CPU: an actor on another one may be
+called up before its frame is there, and whether it then finds the frame depends on the moment.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Chain:
             loop.start()
 
     def hold_results_until_driver_sleeps(self) -> None:
-        """From now on a result is sent when a thread of the driver sleeps."""
+        """From now on a result is sent when a thread of the driver has armed, to sleep."""
 
         def wait() -> None:
             while not self._result.read().sleepers:
