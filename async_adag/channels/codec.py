@@ -22,7 +22,7 @@ from ray.cloudpickle import CloudPickler
 from async_adag.channels.arrays import decode_array, encode_array, is_array
 from async_adag.channels.pickler import Pickler
 from async_adag.channels.torch_tensors import TorchReducers
-from async_adag.protocol.frame import Kind
+from async_adag.protocol.frame import MAX_BUFFERS, Kind
 
 _INT = struct.Struct("=q")
 _FLOAT = struct.Struct("=d")
@@ -99,6 +99,7 @@ class Encoder:
         """The frame of ``value``; its buffers refer to the value's own memory.
 
         Raises:
+            ValueError: the value has more buffers than a message carries.
             Exception: whatever pickling raised, most often TypeError or PicklingError.
         """
         kind = type(value)
@@ -132,6 +133,11 @@ class Encoder:
         self._torch.look()
         try:
             self._pickler.dump(value)
+            if len(self._buffers) > MAX_BUFFERS:
+                raise ValueError(
+                    f"{len(self._buffers):,} arrays and other buffers are in one value, and a message carries "
+                    f"{MAX_BUFFERS:,} at most: join them into fewer and larger ones"
+                )
             body = self._file.getvalue()
             buffers = [_flat(buffer) for buffer in self._buffers] if self._buffers else _NO_BUFFERS
             if self._refs:

@@ -16,6 +16,7 @@ from async_adag.channels.network import Network
 from async_adag.protocol.polling import Poller
 
 _CHECK_NS = 1_000_000  # a wait that polls for longer looks at its descriptors that often
+_LONGEST = 86_400  # seconds: epoll counts milliseconds in 32 bits, and the caller waits again
 
 
 class SentinelFired(Exception):
@@ -67,9 +68,9 @@ class Parking:
         self.spun = 0
 
     def wait(self, ready: Callable[[], bool], arm: Callable[[], bool], deadline: float | None = None) -> bool:
-        """Wait until ``ready`` or the doorbell rings; False when the deadline (`time.monotonic`) has passed.
+        """Wait until ``ready`` or the doorbell rings; False when neither was by the deadline (`time.monotonic`).
 
-        A ring may be for something else: the caller looks, and waits again.
+        A ring may be for something else, and a wait may end early: the caller looks, and waits again.
 
         Raises:
             SentinelFired: the other side is gone.
@@ -102,7 +103,7 @@ class Parking:
 
     def _park(self, deadline: float | None) -> bool:
         self.parked += 1
-        timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
+        timeout = None if deadline is None else min(max(0.0, deadline - time.monotonic()), _LONGEST)
         events = self._epoll.poll(timeout)
         for fd, _ in events:
             if fd not in self._bells:

@@ -136,7 +136,7 @@ class Admission:
         with self._engine.lock:
             self._life.check_open()
             loop = self._loop.bind()
-            waiter.granted = False  # from here on the place is the execution's
+            self._line.take(waiter)
             return self._admit_futures(loop, args, kwargs, owner, together, reserved=True)
 
     def _admit_futures(

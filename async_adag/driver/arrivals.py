@@ -89,6 +89,8 @@ class Arrivals:
             for channel, reader, may_read in self._results:
                 while may_read():
                     self._arrive(channel, reader, here)
+                    if not self._results:
+                        return None  # whoever was told held the graph: it was let go of, and these ends are closed
         except FrameError as error:
             return channel_failure(self._plan, self._plan.results()[channel], str(error))
         return None

@@ -103,7 +103,7 @@ class Attention:
         else:
             took = monotonic_ns() - self._began
             poll, self._poll = self._poll, 0  # what is taken in may raise, and may send another execution
-            engine.take_in()
+            engine.take_in(here=True)
             if engine.ledger.in_flight == 0:
                 if self._poller is not None:
                     self._poller.waited(took, took, True)

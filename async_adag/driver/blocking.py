@@ -76,43 +76,37 @@ class Blocking:
 
     def wait_for(self, ref: GraphRef, timeout: float | None) -> None:
         """Wait until ``ref`` is settled. Raises as `GraphRef.get`."""
-        with Held() as held:
-            self._wait_for_ref(ref, timeout, held)
-
-    def _wait_for_ref(self, ref: GraphRef, timeout: float | None, held: Held) -> None:
-        deadline = ref.deadline
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        if left is None or (timeout is not None and timeout <= left):
-            self._wait_for(ref.is_settled, timeout, f"execution {ref._seq}", held)
-            return
-        try:
-            self._wait_for(ref.is_settled, left, f"execution {ref._seq}", held)
-        except ExecutionTimeout:
-            missed = ExecutionTimeout(
-                f"execution {ref._seq} missed its deadline and is abandoned{self._engine.describe_computing()}"
-            )
-            ref.settle(None, missed)
+        self._wait_for([ref], ref.is_settled, timeout)
 
     def wait_for_all(self, refs: list[GraphRef], timeout: float | None) -> None:
-        """Wait until all ``refs`` are settled, or one has failed. Raises as `GraphRef.get`."""
+        """Wait until all ``refs`` of an execution are settled, or one has failed. Raises as `GraphRef.get`."""
 
         def done() -> bool:
             return any(ref._error is not None for ref in refs) or all(ref._settled for ref in refs)
 
-        with Held() as held:
-            self._wait_for(done, timeout, f"execution {refs[0]._seq}", held)
+        self._wait_for(refs, done, timeout)
 
-    def _wait_for(self, done: Callable[[], bool], timeout: float | None, what: str, held: Held) -> None:
+    def _wait_for(self, refs: list[GraphRef], done: Callable[[], bool], timeout: float | None) -> None:
+        """Wait for refs of one execution: for ``timeout``, or until its deadline, which settles them."""
         check_timeout(timeout)
+        engine = self._engine
         if timeout is None:
-            timeout = self._engine.options.get_timeout
-        if timeout != 0:
-            self.check_loop()
-        deadline = None if timeout is None else time.monotonic() + timeout
-        if not self.wait(done, deadline, held):
-            raise ExecutionTimeout(
-                f"{what} has not arrived within {timeout:g} s{self._engine.describe_computing()}"
-            )
+            timeout = engine.options.get_timeout
+        end = None if timeout is None else time.monotonic() + timeout
+        deadline = refs[0].deadline
+        misses = deadline is not None and (end is None or deadline < end)
+        with Held() as held:
+            if timeout != 0:
+                self.check_loop()
+            if self.wait(done, deadline if misses else end, held):
+                return
+            computing = engine.describe_computing()
+            if not misses:
+                raise ExecutionTimeout(f"execution {refs[0]._seq} has not arrived within {timeout:g} s{computing}")
+            missed = f"execution {refs[0]._seq} missed its deadline and is abandoned{computing}"
+            with engine.lock:
+                for ref in refs:
+                    ref.settle(None, ExecutionTimeout(missed))
 
     def wait(self, done: Callable[[], bool], deadline: float | None, held: Held) -> bool:
         """Take in frames until ``done``; False when the deadline (`time.monotonic`) has passed first.
@@ -181,21 +175,27 @@ class Blocking:
         own = self._engine.deployment.own_loop
         return own is not None and own is asyncio._get_running_loop()
 
-    def check_loop(self) -> None:
-        """Before a blocking wait: warn, once, where it would stop an event loop.
+    def check_own_loop(self, instead: str) -> None:
+        """Before a blocking wait, where its like is written ``instead`` in a task.
 
         Raises:
             RuntimeError: the wait would be for ever, as a node of this graph runs on that very loop.
         """
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            return
-        if loop is self._engine.deployment.own_loop:
+        if self.is_on_own_loop():
             raise RuntimeError(
                 "a node of this graph runs on this very event loop, so that a blocking call here would wait for "
-                "ever: use `await compiled.execute_async(...)`"
+                f"ever: use `{instead}`"
             )
+
+    def check_loop(self) -> None:
+        """Before a blocking wait: warn, once, where it would stop an event loop.
+
+        Raises:
+            RuntimeError: as `check_own_loop`.
+        """
+        if asyncio._get_running_loop() is None:
+            return
+        self.check_own_loop("await compiled.execute_async(...)")
         if not self._warned:
             self._warned = True
             warnings.warn(

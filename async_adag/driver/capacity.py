@@ -24,6 +24,10 @@ class Waiter:
         self.granted = False
         self.error: BaseException | None = None
 
+    def is_lost(self) -> bool:
+        """Whether the task can never run again, as its loop is closed."""
+        return self.future is not None and self.future.get_loop().is_closed()
+
     def wake(self) -> None:
         """Wake the task, from whichever thread."""
         future = self.future
@@ -47,11 +51,12 @@ def _resolve(future: asyncio.Future[None]) -> None:
 class Line:
     """Those who wait for a place, in order. Called under the graph's lock."""
 
-    __slots__ = ("_ledger", "_waiting", "waited")
+    __slots__ = ("_granted", "_ledger", "_waiting", "waited")
 
     def __init__(self, ledger: Ledger[Any]) -> None:
         self._ledger = ledger
         self._waiting: deque[Waiter] = deque()
+        self._granted: set[Waiter] = set()  # tasks that have not run since
         self.waited = 0
 
     def __len__(self) -> int:
@@ -67,17 +72,31 @@ class Line:
         self.waited += 1
 
     def grant_next(self) -> None:
-        """Reserve a place for the first in line."""
+        """Reserve a place for the first in line; one whose loop is closed is dropped."""
         waiter = self._waiting.popleft()
+        if waiter.is_lost():
+            return
         waiter.granted = True
         self._ledger.reserve()
+        if waiter.future is not None:
+            self._granted.add(waiter)
         waiter.wake()
+
+    def reclaim(self) -> None:
+        """Take back places whose loops were closed before the tasks ran."""
+        for waiter in [waiter for waiter in self._granted if waiter.is_lost()]:
+            self.leave(waiter)
+
+    def take(self, waiter: Waiter) -> None:
+        """Use the granted place: it is the caller's from here on."""
+        waiter.granted = False
+        self._granted.discard(waiter)
 
     def leave(self, waiter: Waiter) -> None:
         """Give up: leave the line, or give the granted place back."""
         if waiter.granted:
             self._ledger.release()
-            waiter.granted = False
+            self.take(waiter)
         elif waiter in self._waiting:
             self._waiting.remove(waiter)
 

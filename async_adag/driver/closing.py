@@ -53,7 +53,9 @@ def _close(engine: Engine, held: Held) -> None:
                 waiter.granted = True
             else:
                 engine.wait_quiet(waiter)
-        engine.blocking.wait(lambda: waiter.granted, None, held)
+        if not waiter.granted:
+            engine.blocking.check_own_loop("async with")
+            engine.blocking.wait(lambda: waiter.granted, None, held)
         with engine.lock:
             engine.send_stop()
         _await_goodbyes(engine, _Patience(engine, drain=True), held)
@@ -65,9 +67,10 @@ def _close(engine: Engine, held: Held) -> None:
 
 async def aclose(engine: Engine) -> None:
     """As `close`, for a task. Cancelling it abandons the graph."""
+    with engine.lock:  # a loop that may not have the graph spoils nothing
+        loop = engine.loop.bind() if engine.life.state in (State.OPEN, State.DRAINING) else None
     try:
         with engine.lock:
-            loop = engine.loop.bind() if engine.life.state in (State.OPEN, State.DRAINING) else None
             engine.begin_draining()
         if loop is not None:
             while not _check_quiet(engine):

@@ -96,6 +96,8 @@ class Engine:
     def grant(self) -> None:
         """Give the places there are to those who are first in line."""
         line = self.line
+        if self.ledger.reserved:
+            line.reclaim()
         granted = False
         while not line.is_empty() and self.ledger.has_place() and self.inputs.may_write():
             line.grant_next()
@@ -105,8 +107,12 @@ class Engine:
 
     # -- arrival
 
-    def take_in(self) -> None:
-        """Take in every frame that has arrived, settle its sinks, and let waiters have the places."""
+    def take_in(self, here: bool = False) -> None:
+        """Take in every frame that has arrived, settle its sinks, and let waiters have the places.
+
+        Args:
+            here: whether this is known to run on the graph's event loop; to ask takes a system call.
+        """
         if self._network is not None:
             self._network.turn()  # also when deaf: what nobody receives would ring for ever
         if self._deaf:
@@ -114,7 +120,7 @@ class Engine:
         arrived = self.ledger.arrived
         try:
             self._deaf = True  # unpickling runs code of the user's, which may come back here
-            broken = self.arrivals.take_in(self.loop.is_here())
+            broken = self.arrivals.take_in(here or self.loop.is_here())
             if broken is not None:
                 self.fail(broken)
                 return
@@ -177,14 +183,14 @@ class Engine:
             raise
 
     def progress(self) -> None:
-        """Take in all there is, then arm what more is waited for."""
+        """Take in all there is, then arm what more is waited for. On the event loop."""
         with self.lock:
-            self.take_in()
+            self.take_in(here=True)
             while not self._deaf and (self.ledger.in_flight or self._quiet or not self.line.is_empty()):
                 if not self.arm():
                     self.attention.is_armed = True
                     break
-                self.take_in()
+                self.take_in(here=True)
 
     def describe_computing(self) -> str:
         """What the actors compute now, as the end of a sentence."""

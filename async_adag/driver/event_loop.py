@@ -39,12 +39,14 @@ class _Hold:
 
 
 class LoopBinding:
-    """Which loop a graph is bound to. All but `settle_here` is called under the graph's lock."""
+    """Which loop a graph is bound to. All but `unbind` is called under the graph's lock."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = 0
+        self._thread = 0  # that last ran it, and used the graph
+        self._leaving: asyncio.AbstractEventLoop | None = None  # is to let go of the descriptors, at the end
+        self._left = threading.Event()  # it has
         self._fds: list[int] = []
         self._hold: Callable[[], _Hold | None] = _no_hold
         self.is_raw = False  # whether Ctrl-C raises in the middle of whatever this loop runs
@@ -57,6 +59,7 @@ class LoopBinding:
         """
         loop = asyncio.get_running_loop()
         if loop is self._loop:
+            self._note_thread()
             return loop
         before = self._hold()
         owner = before.owner if before is not None else None  # tasks of a loop that stands still may go on
@@ -86,12 +89,21 @@ class LoopBinding:
         self.settle_in()
         return loop
 
+    def _note_thread(self) -> None:
+        """A loop may be run by one thread after another."""
+        thread = threading.get_ident()
+        if thread != self._thread:
+            self._thread = thread
+            self.is_raw = raises_anywhere()
+
     def quiet(self) -> asyncio.AbstractEventLoop | None:
         """The running loop, where Ctrl-C does not raise in the middle of what runs here; None where it may, as the
         loop is raw, or not bound yet.
         """
         loop = _get_running_loop()  # a system call, in Python 3.11: once for each execution
-        return loop if loop is self._loop and not self.is_raw else None
+        if loop is self._loop and not self.is_raw and threading.get_ident() == self._thread:
+            return loop
+        return None
 
     def settle_in(self) -> None:
         """See to it that the doorbell will ring for whatever is waited for now."""
@@ -111,8 +123,8 @@ class LoopBinding:
             hold.owner = None
 
     def is_here(self) -> bool:
-        """Whether this is the thread of the bound loop."""
-        return threading.get_ident() == self._thread and self._loop is not None
+        """Whether this runs on the bound loop, whichever thread that is run by now."""
+        return self._loop is not None and _get_running_loop() is self._loop
 
     def settle(self, future: Future, value: Any, error: BaseException | None, here: bool) -> None:
         """Settle a future, now if ``here`` (`is_here`) and of this loop, else on its own loop's thread.
@@ -139,33 +151,37 @@ class LoopBinding:
 
     def unbind(self, then: Callable[[], None], wait: bool) -> None:
         """Stop watching, then call ``then``: on the loop's thread if the loop runs, since only there may a
-        reader be removed, and it has to be before its descriptor is closed.
+        reader be removed, and it has to be before its descriptor is closed. Again is harmless, and calls it again.
         """
-        loop, self._loop = self._loop, None
-        if loop is None or loop.is_closed():
-            then()
-        elif threading.get_ident() == self._thread or not loop.is_running():
-            self._unwatch(loop)
-            then()
-        else:
-            done = threading.Event()
-
-            def there() -> None:
-                self._unwatch(loop)
-                then()
-                done.set()
-
+        with self._engine.lock:
+            is_first = self._loop is not None
+            if is_first:
+                self._leaving, self._loop = self._loop, None
+            loop = self._leaving
+        if not _runs_elsewhere(loop):
+            self._let_go(then)
+            return
+        assert loop is not None
+        if is_first:
             try:
-                loop.call_soon_threadsafe(there)
+                loop.call_soon_threadsafe(self._let_go, then)
             except RuntimeError:
-                then()  # it was closed meanwhile
+                self._let_go(then)  # it was closed meanwhile
                 return
-            if wait:
-                done.wait(1.0)  # bounded: that loop may be waiting for this very thread
+        if wait and not self._left.wait(1.0) and not _runs_elsewhere(loop):  # bounded: it may wait for this thread
+            self._let_go(then)
+
+    def _let_go(self, then: Callable[[], None]) -> None:
+        with self._engine.lock:
+            loop, self._leaving = self._leaving, None
+            if loop is not None and not loop.is_closed():
+                self._unwatch(loop)
+            then()
+        self._left.set()
 
     def leave_to_parent(self) -> None:
         """See `forks.Holder`: the loop's epoll is the parent's too, so nothing is taken off it."""
-        self._loop = None
+        self._loop = self._leaving = None
         self._fds = []
         self.release()
 
@@ -173,6 +189,11 @@ class LoopBinding:
         for fd in self._fds:
             loop.remove_reader(fd)
         self._fds = []
+
+
+def _runs_elsewhere(loop: asyncio.AbstractEventLoop | None) -> bool:
+    """Whether a loop is run by another thread now."""
+    return loop is not None and loop.is_running() and loop is not _get_running_loop()
 
 
 def _no_hold() -> None:

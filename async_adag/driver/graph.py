@@ -141,9 +141,11 @@ class GraphCalls:
         sinks = self._admission.submit_now(args, kwargs, self._owner, together)
         if sinks is None:
             try:
-                async with asyncio.timeout(timeout):
+                async with asyncio.timeout(timeout) as limit:
                     sinks = await self._admission.submit_async(args, kwargs, self._owner, together)
             except TimeoutError:
+                if not limit.expired():
+                    raise  # the user's own, of pickling
                 raise ExecutionTimeout(
                     f"no place came free within the deadline of {timeout:g} s{engine.describe_computing()}"
                 ) from None
@@ -244,8 +246,8 @@ class CompiledGraph(GraphCalls):
 
         A context manager, also for ``async with``, which writes the file on another thread. The file is in
         Chrome's trace event format, to be opened at https://ui.perfetto.dev. Each process keeps its latest 65,536
-        records, which take 2 MiB meanwhile; a node takes about four in an execution. Actors on other hosts are not
-        recorded.
+        records, which take 2 MiB meanwhile; a node takes about four in an execution. Times of other hosts are put
+        on this one's clock (`Trace.clock_errors`).
 
         Args:
             file: where to write the timeline when the block is left: a path, or a file open for text. None for

@@ -34,6 +34,7 @@ class Inputs:
         self._values = arguments.values
         self._plan = plan
         self._fail = fail
+        self._bytes = 0  # of the writers that were let go
 
     def may_write(self) -> bool:
         """Whether every channel has room; breaks the graph where one cannot go on."""
@@ -102,10 +103,11 @@ class Inputs:
 
     def bytes_written(self) -> int:
         """Bytes of payload so far."""
-        return sum(writer.bytes for writer in self.writers)
+        return self._bytes + sum(writer.bytes for writer in self.writers)
 
     def let_go(self) -> None:
         """Forget the writing ends, which are closed by whoever owns them."""
+        self._bytes = self.bytes_written()
         self.writers.clear()
 
     def _spoiled(self, writer: Writer, error: FrameError) -> None:

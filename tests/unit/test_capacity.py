@@ -137,9 +137,33 @@ async def test_waking_twice_or_after_cancellation_is_harmless(line):
 
 def test_a_waiter_whose_loop_is_closed_is_passed_over(ledger, line):
     loop = asyncio.new_event_loop()
-    gone = Waiter(loop.create_future())
+    gone, next_one = Waiter(loop.create_future()), Waiter()
     loop.close()
     line.join(gone)
+    line.join(next_one)
     ledger.arrive(0)
     line.grant_next()
+    assert not gone.granted
+    assert ledger.reserved == 0
+    line.grant_next()
+    assert next_one.granted
+
+
+def test_a_place_that_was_granted_before_the_loop_was_closed_is_taken_back_once(ledger, line):
+    loop = asyncio.new_event_loop()
+    gone, thread = Waiter(loop.create_future()), Waiter()
+    line.join(gone)
+    line.join(thread)
+    ledger.arrive(0)
+    line.grant_next()
+    line.reclaim()
     assert gone.granted
+    loop.close()
+    line.reclaim()
+    line.reclaim()
+    assert not gone.granted
+    assert ledger.reserved == 0
+    line.leave(gone)  # its task is thrown away
+    assert ledger.reserved == 0
+    line.grant_next()
+    assert thread.granted

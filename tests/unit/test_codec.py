@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ray import cloudpickle
 
+from async_adag.channels import codec
 from async_adag.channels.codec import Encoder, dumps
 from async_adag.channels.ring import DECODERS
 from async_adag.protocol.frame import FrameError, Kind
@@ -391,3 +392,15 @@ def test_elements_are_of_the_type_that_has_the_name(name):
     decoded = round_trip(np.ones(3, dtype=kind))
     assert decoded.dtype.type is kind
     assert isinstance(decoded[0], kind)
+
+
+def test_more_buffers_than_a_message_carries_are_refused_and_spoil_nothing(monkeypatch):
+    monkeypatch.setattr(codec, "MAX_BUFFERS", 3)
+    encoder = Encoder()
+    value = [np.arange(number) for number in range(3)]
+    assert same(round_trip(value, encoder), value)
+    with pytest.raises(
+        ValueError, match="4 arrays and other buffers are in one value, and a message carries 3 at"
+    ):
+        encoder.encode([*value, np.arange(4)])
+    assert same(round_trip(value, encoder), value)
