@@ -4,7 +4,8 @@ A loop that waits inside one cannot be asked to end. So a thread watches whether
 graph, and then destroys the communicators under the loop's hands: that ends their calls, if they are made for it.
 
 In the same way a loop may wait, in a method, for a stream that waits for another process. The thread looks now and
-then whether such processes have ended, and has the streams go on.
+then whether such processes have ended, and has the streams go on; but not before the graph is over, as what comes
+behind is computed of what never arrived, and nobody is to take it for a result.
 """
 
 from __future__ import annotations
@@ -32,11 +33,18 @@ class Communicators:
         memberships: what it is a rank of.
         check_peers: has streams go on that wait for processes that have ended; called by the thread, again and
             again (None: there are no such streams).
+        is_over: whether the graph takes no results any more, so that peers may be looked at.
     """
 
-    def __init__(self, memberships: tuple[Membership, ...], check_peers: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        memberships: tuple[Membership, ...],
+        check_peers: Callable[[], None] | None = None,
+        is_over: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._memberships = memberships
         self._check_peers = check_peers
+        self._is_over = is_over
         self._started: list[Any] = []
         self._given_up = False  # the driver has let go of the graph
         self._lock = threading.Lock()  # held while they are destroyed, by whichever thread comes first
@@ -109,7 +117,7 @@ class Communicators:
                 for fd in sentinels:
                     poll.unregister(fd)
                 sentinels = []
-            if self._check_peers is not None:
+            if self._check_peers is not None and (self._given_up or self._is_over()):
                 self._check_peers()
         os.close(closing)
 

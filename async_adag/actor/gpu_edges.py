@@ -80,6 +80,13 @@ class _Outgoing:
         except DeviceError as error:
             raise _broken(self._edge, error) from error
 
+    def check(self) -> None:
+        """See `moved.Sender`."""
+        try:
+            self._sender.check()
+        except DeviceError as error:
+            raise _broken(self._edge, error) from error
+
     def withdraw(self) -> None:
         """See `moved.Sender`."""
         self._sender.withdraw()
@@ -116,6 +123,11 @@ class Incoming:
         """Have ``stream`` wait for whatever arrives from here on."""
         assert isinstance(self._receiver, IpcReceiver)
         self._receiver.follower = stream
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether the writer has ended, so that what was still under way never arrives, though streams go on."""
+        return isinstance(self._receiver, IpcReceiver) and self._receiver.is_given_up
 
     def receive(self, headers: Sequence[Header], note: Any) -> list[Any]:
         """See `moved.Receiver`."""

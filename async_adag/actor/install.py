@@ -104,7 +104,9 @@ def _start_loop(instance: object, share: Share, joined: Joined) -> asyncio.Abstr
     movers = Movers()
     hands_over = any(move.by == "ipc" for move in share.plan.gpu_moves)
     communicators = Communicators(
-        share.plan.communicators + _memberships(share), movers.check_peers if hands_over else None
+        share.plan.communicators + _memberships(share),
+        movers.check_peers if hands_over else None,
+        control.should_end,
     )
 
     def end(broken: str) -> None:

@@ -17,7 +17,7 @@ from async_adag.actor.records import Lanes
 from async_adag.actor.staged import Fetcher, Placer, StagedReader, StagedWriter
 from async_adag.actor.wiring import Endpoints
 from async_adag.channels.codec import Encoded
-from async_adag.channels.interface import Reader, Writer
+from async_adag.channels.interface import Failure, Reader, Writer
 from async_adag.channels.layouts import Known, Told
 from async_adag.channels.tensor_headers import Header
 from async_adag.channels.tensors import Parcel, take_out
@@ -47,6 +47,13 @@ class Sender(Protocol):
 
         Raises:
             ChannelError: the edge cannot go on.
+        """
+
+    def check(self) -> None:
+        """A method has failed: see whether the edge goes on.
+
+        Raises:
+            ChannelError: it cannot, so that what was sent before may never arrive.
         """
 
     def withdraw(self) -> None:
@@ -134,6 +141,9 @@ class ByCommunicator:
     def announce(self, tensors: Sequence[Any]) -> Any:
         """See `Sender`: the headers say it all."""
 
+    def check(self) -> None:
+        """See `Sender`: it says so when it is used."""
+
     def withdraw(self) -> None:
         """See `Sender`."""
 
@@ -194,6 +204,8 @@ class MovedWriter:
 
     def encode(self, value: Any) -> Encoded:
         """See `interface.Writer`."""
+        if type(value) is Failure:
+            self._mover.check()
         parcel, tensors = take_out(value, on_gpu=self._mover.on_gpu)
         tensors = [tensor for tensor in tensors if 0 not in tensor.shape]
         if tensors:

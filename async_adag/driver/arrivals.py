@@ -15,7 +15,7 @@ from async_adag.driver.joint import Part
 from async_adag.driver.reasons import Reason, channel_failure
 from async_adag.errors import AdagError, RemoteError
 from async_adag.graph.plan import Output, Plan
-from async_adag.protocol.frame import FrameError
+from async_adag.protocol.frame import ChannelError, FrameError
 from async_adag.protocol.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Arrivals:
                     self._arrive(channel, reader, here)
                     if not self._results:
                         return None  # whoever was told held the graph: it was let go of, and these ends are closed
-        except FrameError as error:
+        except ChannelError as error:
             return channel_failure(self._plan, self._plan.results()[channel], str(error))
         return None
 
@@ -101,7 +101,7 @@ class Arrivals:
         value: Any = None
         try:
             value = reader.read()
-        except FrameError:
+        except ChannelError:
             raise
         except BaseException as unreadable:
             if reader.taken() == self._ledger.taken(channel):

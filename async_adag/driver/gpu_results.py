@@ -53,19 +53,19 @@ class GpuResults:
             raise
         self._watch = Communicators((), movers.check_peers)
         self._closed = False
-        self._completions: Completions | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._completions: dict[asyncio.AbstractEventLoop, Completions] = {}  # of loops that were not closed
         self._awaited: dict[asyncio.Future[Any], Any] = {}
+        self._incoming: list[Incoming] = []
         for number, receiver in movers.receivers.items():
             assert isinstance(receiver, Incoming)
             receiver.follow(self._stream)
+            self._incoming.append(receiver)
             edge = f"the edge from {ends.edges.get(number, '')}"
             ends.readers[number] = MovedReader(ends.readers[number], receiver, edge, contextlib.nullcontext)
         for number, placer in movers.placers.items():
             assert isinstance(placer, Placing)
             placer.follow(self._stream)
             ends.readers[number] = StagedReader(ends.readers[number], placer)
-        self._receivers = list(movers.receivers.values())
         self._watch.start([])
 
     def settle(self, future: asyncio.Future[Any], value: Any, settle: Settle) -> None:
@@ -86,41 +86,53 @@ class GpuResults:
 
     def receive_no_more(self) -> None:
         """All results have arrived that will: the writers, which wait for that at their end, may let go too."""
-        for receiver in self._receivers:
+        for receiver in self._incoming:
             receiver.close()
 
     def close(self) -> None:
         """Let go of the device; what is still awaited is settled now, and is there in the order of the streams."""
         self._closed = True
         self._watch.close()
-        completions, self._completions = self._completions, None
-        if completions is not None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                completions.close()
-        for future, (value, settle) in list(self._awaited.items()):
+        awaited, self._awaited = self._awaited, {}
+        for loop in list(self._completions):
+            self._forget(loop)
+        for future, (value, settle) in awaited.items():
             with contextlib.suppress(RuntimeError):
-                settle(future, value, None)
-        self._awaited.clear()
+                settle(future, value, self._lost())
         self._stream.close()
 
     def _await(
         self, loop: asyncio.AbstractEventLoop, future: asyncio.Future[Any], value: Any, settle: Settle
     ) -> None:
         if self._closed:
-            settle(future, value, None)
+            settle(future, value, self._lost())
             return
-        if self._loop is not loop:
-            if self._completions is not None:
-                with contextlib.suppress(RuntimeError):
-                    self._completions.close()
-            self._loop, self._completions = loop, Completions(self._device, loop, self.poller)
-        assert self._completions is not None
+        try:
+            if loop not in self._completions:
+                for other in [other for other in self._completions if other.is_closed()]:
+                    self._forget(other)
+                self._completions[loop] = Completions(self._device, loop, self.poller)
+            passed = self._completions[loop].future_for(self._stream)
+        except Exception as error:  # nobody else would hear of it
+            settle(future, None, GraphBroken(f"a result cannot be awaited: {error}"))
+            return
         self._awaited[future] = value, settle
-        self._completions.future_for(self._stream).add_done_callback(lambda passed: self._done(passed, future))
+        passed.add_done_callback(lambda passed: self._done(passed, future))
+
+    def _forget(self, loop: asyncio.AbstractEventLoop) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._completions.pop(loop).close()
 
     def _done(self, passed: asyncio.Future[None], future: asyncio.Future[Any]) -> None:
         if future not in self._awaited:
             return
         value, settle = self._awaited.pop(future)
         error = None if passed.cancelled() else passed.exception()
-        settle(future, value, GraphBroken(f"a result cannot be awaited: {error}") if error is not None else None)
+        broken = self._lost() if error is None else GraphBroken(f"a result cannot be awaited: {error}")
+        settle(future, value, broken)
+
+    def _lost(self) -> GraphBroken | None:
+        """Why what is there only now may not be what was sent: nothing waits for writers that have ended."""
+        if any(receiver.is_given_up for receiver in self._incoming):
+            return GraphBroken("an actor has died before its result was known to be whole on the GPU")
+        return None

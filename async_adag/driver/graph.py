@@ -140,8 +140,9 @@ class GraphCalls:
         began = loop.time()
         sinks = self._admission.submit_now(args, kwargs, self._owner, together)
         if sinks is None:
+            limit = asyncio.timeout(timeout)
             try:
-                async with asyncio.timeout(timeout) as limit:
+                async with limit:
                     sinks = await self._admission.submit_async(args, kwargs, self._owner, together)
             except TimeoutError:
                 if not limit.expired():
@@ -149,6 +150,8 @@ class GraphCalls:
                 raise ExecutionTimeout(
                     f"no place came free within the deadline of {timeout:g} s{engine.describe_computing()}"
                 ) from None
+            finally:
+                del limit  # it holds the task, and a cancelled one holds this frame: its arguments would stay
         if timeout is not None:
             _set_deadline(sinks, loop, began + timeout, timeout, engine)
         return sinks

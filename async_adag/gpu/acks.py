@@ -101,11 +101,15 @@ class Acks:
         self._words[0] = state
 
     def sign_in_reader(self) -> None:
-        """Tell which process the reader is: this one."""
+        """Tell which process the reader is: this one.
+
+        Raises:
+            OSError: that cannot be told, as this process is out of descriptors.
+        """
         self._sign_in(_READER)
 
     def sign_in_writer(self) -> None:
-        """Tell which process the writer is: this one."""
+        """Tell which process the writer is: this one. Raises as `sign_in_reader`."""
         self._sign_in(_WRITER)
 
     @property
@@ -177,7 +181,14 @@ class Acks:
 
     def _has_ended(self, at: int) -> bool:
         pid = self._words[at]
-        return pid != 0 and _started(pid) != self._words[at + 1]
+        if pid == 0:
+            return False
+        try:
+            return _started(pid) != self._words[at + 1]
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        except OSError:
+            return False  # not known, as this process is out of descriptors: memory of one that lives is in use
 
     def _ready(self, slot: int) -> int:
         return _FIRST + slot
@@ -190,11 +201,13 @@ class Acks:
 
 
 def _started(pid: int) -> int:
-    """When a process was started, in ticks; 0: there is none, or it has ended."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            # Behind the name, which may contain anything, the state is the first field.
-            fields = file.read().rpartition(b")")[2].split()
-    except OSError:
-        return 0
+    """When a process was started, in ticks; 0: it has ended.
+
+    Raises:
+        FileNotFoundError, ProcessLookupError: there is none.
+        OSError: it cannot be known.
+    """
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        # Behind the name, which may contain anything, the state is the first field.
+        fields = file.read().rpartition(b")")[2].split()
     return 0 if fields[0] in (b"Z", b"X") else int(fields[19])

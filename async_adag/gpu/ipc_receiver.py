@@ -100,8 +100,7 @@ class IpcReceiver:
             raise DeviceError("this edge was closed")
         self._arrivals.collect()
         slot, generation, news, places = note
-        if self._whole is not None and generation > self._whole[slot]:
-            raise DeviceError("this is not received: its writer has ended before it was ready, or was given up")
+        self._check_given_up(slot, generation)
         for number, allocation in news:
             if number not in self._allocations:
                 self._allocations[number] = allocation, self._mappings.open(allocation).span
@@ -122,9 +121,14 @@ class IpcReceiver:
             if self.follower is not None:
                 self._page.wait_until_ready(self.follower, slot, generation)
                 self.follower.record(self._followed)
+            self._check_given_up(slot, generation)  # once more: then the streams have not waited
             self._leases += 1
             return self._arrivals.hand_out(_Lease(slot, generation, streams), spans)
         return self._copy(slot, generation, spans, streams)
+
+    def _check_given_up(self, slot: int, generation: int) -> None:
+        if self._whole is not None and generation > self._whole[slot]:
+            raise DeviceError("this is not received: its writer has ended before it was ready, or was given up")
 
     def _copy(self, slot: int, generation: int, spans: list[Span], streams: list[Stream]) -> list[Arrival]:
         """Have it copied into memory of ours, so that the writer may have its slot back."""
@@ -144,6 +148,7 @@ class IpcReceiver:
             using.wait(self._copied)
         if self.follower is not None:
             self.follower.wait(self._copied)
+        self._check_given_up(slot, generation)
         self._ack(slot, generation, self._stream)
         return self._arrivals.hand_out(_Copy(buffer, streams), copies)
 
@@ -185,6 +190,11 @@ class IpcReceiver:
         with suppress(ValueError):  # all has been let go of
             if self._page.writer_has_ended:
                 self.release()
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether the writer was given up: what had not become ready by then never does, though streams go on."""
+        return self._whole is not None
 
     @property
     def is_free(self) -> bool:

@@ -168,6 +168,10 @@ class IpcSender:
         news = [(allocation.number, allocation.handle) for allocation in slot.shown]
         return slot.number, slot.turn, news, places
 
+    def check(self) -> None:
+        """As `transfer.Sender.check`."""
+        self._behind.query()
+
     def withdraw(self) -> None:
         """As `transfer.Sender.withdraw`: the next copy into the slot is behind this one on the send stream."""
         slot = self._last

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from async_adag.gpu.arrivals import Arrival, Arrivals
-from async_adag.gpu.buffers import Buffer, Buffers, Events, behind_all, lay_out, spans_in
+from async_adag.gpu.buffers import Buffer, Buffers, Events, behind_all, lay_out, spans_in, wait_until
 from async_adag.gpu.held import Held
 from async_adag.gpu.interface import Device, DeviceError, Event, Link, Span, Stream
 from async_adag.gpu.transfer import Marks
@@ -84,6 +85,11 @@ class LinkSender:
         self._pending = list(spans), list(owners), stream
         self._generation += 1
         return self._generation
+
+    def check(self) -> None:
+        """As `transfer.Sender.check`."""
+        self._checked.check()
+        self._produced.query()
 
     def withdraw(self) -> None:
         """As `transfer.Sender.withdraw`."""
@@ -170,7 +176,7 @@ class LinkReceiver:
         self._checked = _Checked([link])
         self._linger = linger
         self._stream = device.stream()
-        self._received = device.event()
+        self._received = device.event()  # behind the last receive
         self._behind = device.event()  # recorded, and waited for at once
         self._overlap = overlap
         self._buffers = self._make_buffers(device, backlog)
@@ -200,8 +206,8 @@ class LinkReceiver:
         spans = spans_in(buffer.span, offsets, sizes)
         streams = [stream, *others]
         for using in () if self._overlap else streams:
-            using.record(self._received)
-            self._stream.wait(self._received)
+            using.record(self._behind)
+            self._stream.wait(self._behind)
         if self.marks is not None:
             self.marks.begin(self._stream)
         try:
@@ -220,6 +226,8 @@ class LinkReceiver:
 
     def _gone(self, kept: _Kept) -> None:
         try:
+            if self._closed:
+                self._device.enter()  # this may be any thread
             self._buffers.give_back(kept.buffer, self._last_use(kept.streams))
         except DeviceError:
             if not self._closed:
@@ -230,17 +238,27 @@ class LinkReceiver:
         return behind_all(streams, self._stream, self._behind)
 
     def close(self) -> None:
-        """As `transfer.Receiver.close`; the link is destroyed too, and what is still to come never does.
+        """As `transfer.Receiver.close`; the link is destroyed too, once all that was received is there.
 
-        Closing again gives back what the device was not yet done with.
+        What is not there within ``linger`` seconds never comes. Closing again gives back what the device was not
+        yet done with.
         """
         if self._closed:
             if self._unused:
                 self._finish()
             return
         self._closed = True
+        self._await_received()
         self._checked.destroy()
         self._arrivals.close()
+
+    def _await_received(self) -> None:
+        # Whoever keeps what was received need not have waited for the device, and destroying the link would abort
+        # what is under way. The writer need not be waited for: what it sends was issued when its frame was read,
+        # or right after, and goes on by itself while it closes.
+        with suppress(DeviceError):  # the device has failed: nothing on it goes on
+            self._device.enter()
+            wait_until(lambda: self._received.query() or self._checked.has_failed(), self._linger)
 
     def _finish(self) -> None:
         """Nobody refers to anything: give the memory back once the device is done with it."""

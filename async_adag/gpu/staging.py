@@ -253,6 +253,8 @@ class FromHost:
 
     def _gone(self, kept: _Kept) -> None:
         try:
+            if self._closed:
+                self._device.enter()  # this may be any thread
             self._buffers.give_back(kept.buffer, kept.stream)
         except DeviceError:
             if not self._closed:

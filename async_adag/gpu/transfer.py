@@ -57,6 +57,13 @@ class Sender(Protocol):
             DeviceError: the edge cannot go on.
         """
 
+    def check(self) -> None:
+        """Ask the device whether it goes on; it does not wait.
+
+        Raises:
+            DeviceError: it has failed, so that what was sent before may never be there.
+        """
+
     def withdraw(self) -> None:
         """The frame of the last note is not published after all."""
 

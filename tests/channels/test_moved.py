@@ -25,6 +25,7 @@ class Recording:
         self.notes = []
         self.announced = []
         self.closed = 0
+        self.checked = 0
         self.apart = []
 
     on_gpu = False
@@ -34,6 +35,11 @@ class Recording:
         assert not self.announced
         self.announced.append(len(tensors))
         return f"{len(tensors)} tensors"
+
+    def check(self):
+        self.checked += 1
+        if isinstance(self.error, ChannelError):
+            raise self.error
 
     def withdraw(self):
         self.announced.clear()
@@ -89,6 +95,19 @@ def test_the_frame_stays_small(writer, reader, mover):
     assert mover.moved[0] is array, "no copy was made"
     assert reader.read()["deep"][0] is array
     assert reader.bytes == writer.bytes
+
+
+def test_a_failure_has_the_mover_see_whether_the_edge_goes_on(writer, reader, mover):
+    send(writer, np.arange(3))
+    assert not mover.checked
+    send(writer, Failure(b"failed"))
+    assert mover.checked == 1
+    mover.error = ChannelError("the edge from here: the device has failed")
+    with pytest.raises(ChannelError, match="the device has failed"):
+        writer.encode(Failure(b"failed"))
+    assert list(reader.read()) == [0, 1, 2]
+    assert reader.read().encoded == b"failed"
+    assert not reader.may_read()
 
 
 def test_nothing_is_sent_before_it_is_published(writer, reader, mover):

@@ -46,6 +46,31 @@ def test_peers_are_looked_at_again_and_again_until_the_loop_ends(let_go):
     os.close(sentinel)
 
 
+@pytest.mark.parametrize("by_driver", [True, False])
+def test_peers_are_not_looked_at_before_the_graph_is_over(by_driver):
+    """A stream that went on before could bring about a result, of what never arrived."""
+    looks = Looks()
+    asked = Looks()
+    over = threading.Event()
+
+    def is_over():
+        asked()
+        return over.is_set()
+
+    communicators = Communicators((), looks, is_over)
+    sentinel = os.eventfd(0, os.EFD_CLOEXEC)
+    communicators.start([sentinel])
+    asked.wait_for(3)
+    assert not looks.count
+    if by_driver:
+        over.set()
+    else:
+        os.eventfd_write(sentinel, 1)  # the driver has ended
+    looks.wait_for(2)
+    communicators.close()
+    os.close(sentinel)
+
+
 def test_without_peers_there_is_no_thread():
     communicators = Communicators(())
     communicators.start([])

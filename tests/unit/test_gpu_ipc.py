@@ -422,6 +422,40 @@ def test_a_writer_whose_device_has_failed_lets_its_readers_go(make_edge):
     assert edge.receiver.is_free
 
 
+def test_a_sender_tells_whether_its_device_has_failed(make_edge):
+    edge = make_edge()
+    edge.writer.kernel(edge.compute, what="break")
+    edge.receive(edge.announce(100))
+    edge.sender.check()
+    edge.simulation.fail(lambda work: work.what.startswith("break"))
+    edge.simulation.settle()
+    with pytest.raises(DeviceError):
+        edge.sender.check()
+    edge.sender.close()
+    edge.simulation.run()
+
+
+@pytest.mark.parametrize("keep", [0, None])
+def test_a_writer_that_is_given_up_while_its_reader_receives(make_edge, monkeypatch, keep):
+    """It went on without having waited: that is no tensor."""
+    edge = make_edge(window=1)
+    kept = [edge.receive(edge.announce(100)) for _ in range(edge.receiver._limit if keep is None else keep)]
+    edge.simulation.run()
+    edge.writer.kernel(edge.compute, what="long")
+    frame = edge.announce(100)
+    wait = edge.receiver._page.wait_until_ready
+
+    def wait_and_give_up(*args):
+        edge.receiver.release()
+        wait(*args)
+
+    monkeypatch.setattr(edge.receiver._page, "wait_until_ready", wait_and_give_up)
+    with pytest.raises(DeviceError, match="is not received"):
+        edge.receive(frame)
+    edge.simulation.run()
+    del kept
+
+
 def test_a_reader_whose_device_has_failed_lets_its_writer_go(make_edge):
     edge = make_edge(window=1)
     edge.reader.kernel(edge.use, what="break")

@@ -9,12 +9,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from async_adag.gpu import buffers
 from async_adag.gpu import links as module
 from async_adag.gpu.interface import DeviceError, Span
 from async_adag.gpu.links import LinkReceiver, LinkSender
 from async_adag.gpu.nccl import NcclLink
 from async_adag.gpu.simulated import Simulation
-from tests.gpu_edges import Pool, wait_in_virtual_time
+from tests.gpu_edges import Pool, filling, wait_in_virtual_time
 
 
 class Edge:
@@ -178,6 +179,84 @@ def test_closing_gives_everything_back_and_keeps_what_is_kept(make_edge):
     del kept
     edge.receiver.close()
     assert edge.simulation.belongings() == []
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+@pytest.mark.parametrize("first", ["reader", "writer"])
+def test_what_is_kept_is_whole_though_the_device_was_still_receiving_as_both_ends_closed(
+    make_edge, overlap, first
+):
+    edge = make_edge(overlap=overlap)
+    data = [bytes([number]) * (1 << 20) for number in range(1, 4)]
+    kept = []
+    for part in data:
+        tensor = edge.pool.make(len(part))
+        edge.writer.kernel(edge.compute, writes=[tensor.span], seconds=0.1, transform=filling(part))
+        note = edge.sender.announce([tensor.span], [tensor], edge.compute)
+        edge.sender.send()
+        edge.reader.kernel(edge.use, seconds=0.1)
+        kept += edge.receive((note, [len(part)]))
+        del tensor
+    assert edge.simulation.history == []
+    for end in (edge.receiver, edge.sender) if first == "reader" else (edge.sender, edge.receiver):
+        end.close()
+    edge.simulation.run()
+    assert [edge.reader.peek(part.span) for part in kept] == data
+    kept.clear()
+    edge.receiver.close()
+    edge.pool.close()
+    assert edge.simulation.belongings() == []
+
+
+def fail_the_device(edge):
+    edge.reader.kernel(edge.reader.stream(), what="break")
+    edge.simulation.fail(lambda work: work.what.startswith("break"))
+    edge.simulation.settle()
+
+
+ENDS = {
+    "its writer was killed": lambda edge: edge.writer.kill(),
+    "its writer has closed": lambda edge: edge.sender.close(),
+    "the link was destroyed beneath it": lambda edge: edge.links[1].destroy(),
+    "its device has failed": fail_the_device,
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_closing_does_not_wait_for_what_can_never_come(make_edge, end):
+    edge = make_edge()
+    kept = edge.receive(edge.announce(100))  # which is never sent
+    ENDS[end](edge)
+    began = buffers.monotonic()
+    edge.receiver.close()
+    assert buffers.monotonic() - began < 0.1
+    del kept
+
+
+def test_closing_waits_only_so_long_for_a_writer_that_says_nothing(make_edge):
+    edge = make_edge(linger=1.0)
+    edge.receive(edge.announce(100))
+    began = buffers.monotonic()
+    edge.receiver.close()
+    assert 1.0 <= buffers.monotonic() - began < 1.1
+    assert edge.simulation.settle() == []
+
+
+def test_whoever_drops_something_after_the_end_enters_the_device(make_edge, monkeypatch):
+    edge = make_edge()
+    kept = [edge.receive(edge.send(100)) for _ in range(3)]
+    edge.simulation.run()
+    entered: list[int | None] = []
+    monkeypatch.setattr(edge.reader, "enter", lambda: entered.append(threading.get_ident()))
+    kept.pop()
+    edge.receiver._arrivals.collect()
+    assert entered == []
+    edge.receiver.close()
+    entered.clear()
+    thread = threading.Thread(target=kept.pop)
+    thread.start()
+    thread.join()
+    assert entered == [thread.ident]
 
 
 # NCCL's link: what is ours of it. NCCL itself is run by tests/gpu.

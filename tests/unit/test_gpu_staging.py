@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 from random import Random
 
 import pytest
@@ -180,6 +181,26 @@ def test_a_device_that_fails_says_so():
     with pytest.raises(DeviceError):
         edge.fetch([memory.span], stream)
     edge.close()
+
+
+def test_whoever_drops_something_after_the_end_enters_the_device(monkeypatch):
+    simulation = Simulation()
+    device = simulation.process()
+    wait_in_virtual_time(monkeypatch, simulation)
+    stream = device.stream()
+    edge = FromHost(device)
+    kept = [edge.place([memoryview(b"x" * 100)], stream) for _ in range(3)]
+    simulation.run()
+    entered: list[int | None] = []
+    monkeypatch.setattr(device, "enter", lambda: entered.append(threading.get_ident()))
+    kept.pop()
+    edge._arrivals.collect()
+    assert entered == []
+    edge.close()
+    thread = threading.Thread(target=kept.pop)
+    thread.start()
+    thread.join()
+    assert entered == [thread.ident]
 
 
 def test_copies_the_wrong_way_are_misuse():
