@@ -31,6 +31,12 @@ def pytest_asyncio_loop_factories(config, item):
     return None if item.get_closest_marker("each_loop") else {"uvloop": uvloop.new_event_loop}
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """What has no need of this suite's Ray comes first: its times are taken while nothing else has the GPU."""
+    items.sort(key=lambda item: "gpu_cluster" in getattr(item, "fixturenames", ()))
+
+
 def pytest_report_header(config):
     return describe(find_machine(config))
 
@@ -123,9 +129,9 @@ def figures(outcome) -> Figures:
     return made
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def gpu_cluster(need) -> Iterator[None]:
-    """A Ray of this module's own, which has the GPU."""
+    """A Ray of this suite's own, which has the GPU."""
     need("device", "ray")
     import ray
 
@@ -134,7 +140,7 @@ def gpu_cluster(need) -> Iterator[None]:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # or jax takes most of the GPU's memory
     ray.init(
         address="local",
-        num_cpus=2,
+        num_cpus=4,  # as many actors start at a time
         num_gpus=1,
         namespace="gpu-tests",
         include_dashboard=False,
@@ -145,30 +151,45 @@ def gpu_cluster(need) -> Iterator[None]:
     ray.shutdown()
 
 
-@pytest.fixture(scope="module")
-def pools(gpu_cluster) -> Iterator[dict[str, list[Any]]]:
-    """Three actors for each library that a test asks for, shared by the tests."""
-    import ray
+@pytest.fixture(scope="session")
+def pools(request, gpu_cluster) -> Iterator[Any]:
+    """Actors of each library that tests ask for and that is here, shared by all of them."""
+    from tests.gpu.graphs import Pools
 
-    made: dict[str, list[Any]] = {}
+    lacks = find_machine(request.config).checks["lacks"]
+    users = [item for item in request.session.items if "pools" in getattr(item, "fixturenames", ())]
+    libraries = dict.fromkeys(map(library_of, users))
+    spares = 0 if "torch" in lacks else sum("doomed" in item.fixturenames for item in users)
+    made = Pools((library for library in libraries if library not in lacks), spares)
     yield made
-    for actor in [actor for pool in made.values() for actor in pool]:
-        ray.kill(actor)
+    made.close()
+
+
+def library_of(item: pytest.Item) -> str:
+    """The library that a test names, or torch."""
+    library: str = item.callspec.params.get("library", "torch") if hasattr(item, "callspec") else "torch"
+    return library
 
 
 @pytest.fixture
-def actors(outcome, need, request, pools) -> list[Any]:
+def actors(need, request, pools) -> list[Any]:
     """Three actors that share the GPU; of the library that the test names, or torch."""
-    library = (
-        request.node.callspec.params.get("library", "torch") if hasattr(request.node, "callspec") else "torch"
-    )
+    library = library_of(request.node)
     if library != "cupy":
         need(library)
-    if library not in pools:
-        from tests.gpu.graphs import make_actors
+    made: list[Any] = pools.of(library)
+    return made
 
-        pools[library] = make_actors(range(3), library)
-    return pools[library]
+
+@pytest.fixture
+def doomed(need, pools) -> Iterator[Any]:
+    """One more actor of torch, which looks to NCCL like another host, and which the test may kill."""
+    need("torch")
+    from tests.gpu.graphs import kill
+
+    actor = pools.spare()
+    yield actor
+    kill([actor])
 
 
 @pytest.hookimpl(wrapper=True)
@@ -178,7 +199,8 @@ def pytest_runtest_makereport(item, call):
     outcome = item.config.stash.get(outcomes_key, {}).get(item.nodeid)
     if outcome is not None:
         if report.failed:
-            outcome.status, outcome.reason = FAILED, outcome.reason or str(call.excinfo.value)
+            if outcome.status != FAILED:  # else its step has said more about it
+                outcome.status, outcome.reason = FAILED, str(call.excinfo.value)
         elif report.skipped:
             outcome.status, outcome.reason = SKIPPED, str(report.longrepr[2]).removeprefix("Skipped: ")
         elif report.when == "call":

@@ -22,7 +22,9 @@ from tests.gpu.tensors import PLATFORMS, Tensor, build, on_the_cpu, tell
 
 IPC, NCCL = "ipc", "nccl"
 KINDS = (IPC, NCCL)
-SHARE = 0.1  # of the GPU, for each actor
+SHARE = 0.05  # of the GPU, for each actor: there is room for twenty
+READY = 90  # seconds: jax may take long to be imported
+LIMIT = READY + 60  # seconds for the first test too, which starts Ray and waits for its actors
 LATENCY_SIZES = {"4 B": 1, "1 MiB": 1 << 18, "64 MiB": 1 << 24}  # elements of four bytes
 CALLS, WARM = 200, 30
 SHAPES = 4  # of different ones: jax compiles for each, which takes it longer than all else
@@ -123,7 +125,8 @@ class GpuWorker:
 class AsyncGpuReader:
     """Tells of tensors, several at a time; the earlier ones wait for later ones."""
 
-    def __init__(self) -> None:
+    async def begin(self) -> None:
+        """Nothing has come yet: each test counts from 0."""
         self._come: list[asyncio.Event] = [asyncio.Event() for _ in range(CALLS)]
 
     async def tell_after(self, value: Any, number: int) -> Any:
@@ -149,11 +152,58 @@ def make_actor(rank: int, library: str) -> Any:
     return GpuWorker.options(runtime_env=environment).remote(library)
 
 
-def make_actors(ranks: Iterable[int], library: str) -> list[Any]:
-    """Such actors, which have imported their library: jax may take longer for that than a test has."""
-    actors = [make_actor(rank, library) for rank in ranks]
-    ray.get([actor.tell_made.remote(Tensor((2,))) for actor in actors], timeout=90)
-    return actors
+class Pools:
+    """Three actors of each library, and some that tests may kill: all of them begin at once."""
+
+    def __init__(self, libraries: Iterable[str], spares: int) -> None:
+        self._begun: dict[Any, Any] = {}  # what an actor will say once it has imported its library
+        self._made = {library: self._begin_three(library) for library in libraries}
+        self._spares = [self._begin(3, "torch") for _ in range(spares)]
+
+    def of(self, library: str) -> list[Any]:
+        """Those of a library, once they have imported it; new ones if a test has left one that does not answer."""
+        three = self._made[library]
+        if not self._begun.keys() & three and not answer(three):
+            kill(three)
+            three = self._made[library] = self._begin_three(library)
+        self._until_ready(three)
+        return three
+
+    def spare(self) -> Any:
+        """An actor of torch, of rank 3, which whoever asks for it has to kill."""
+        actor = self._spares.pop()
+        self._until_ready([actor])
+        return actor
+
+    def close(self) -> None:
+        kill([*self._spares, *(actor for three in self._made.values() for actor in three)])
+
+    def _begin_three(self, library: str) -> list[Any]:
+        return [self._begin(rank, library) for rank in range(3)]
+
+    def _begin(self, rank: int, library: str) -> Any:
+        actor = make_actor(rank, library)
+        self._begun[actor] = actor.tell_made.remote(Tensor((2,)))
+        return actor
+
+    def _until_ready(self, actors: list[Any]) -> None:
+        ray.get([self._begun[actor] for actor in actors if actor in self._begun], timeout=READY)
+        for actor in actors:
+            self._begun.pop(actor, None)
+
+
+def answer(actors: list[Any]) -> bool:
+    """Whether all of them do."""
+    try:
+        ray.get([actor.pid.remote() for actor in actors], timeout=10)
+    except ray.exceptions.RayError:
+        return False
+    return True
+
+
+def kill(actors: list[Any]) -> None:
+    for actor in actors:
+        ray.kill(actor)
 
 
 def on_the_device(node: Any) -> Any:

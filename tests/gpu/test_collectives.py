@@ -13,10 +13,10 @@ from ray.dag import InputNode, MultiOutputNode
 
 import async_adag
 from async_adag.collectives import allgather, allreduce, reducescatter
-from tests.gpu.graphs import NCCL, SHAPES, compile_gpu, make_actor
+from tests.gpu.graphs import LIMIT, NCCL, SHAPES, compile_gpu
 from tests.gpu.tensors import Tensor
 
-pytestmark = pytest.mark.timeout(100)
+pytestmark = pytest.mark.timeout(LIMIT)
 each_library = pytest.mark.parametrize("library", ["torch", "cupy", "jax"])
 each_size = pytest.mark.parametrize("size", [2, 3])
 
@@ -186,8 +186,7 @@ async def test_eight_in_flight_with_failed_contributions(library, actors):
                     np.testing.assert_array_equal(got, reduced(item, 3, "sum"))
 
 
-async def test_a_rank_is_killed(actors):
-    doomed = make_actor(3, "torch")
+async def test_a_rank_is_killed(actors, doomed):
     others = actors[:2]
     compiled = compile_gpu(graph([*others, doomed], allreduce), NCCL)
     described = Tensor((1 << 20,))

@@ -10,11 +10,11 @@ import ray
 from ray.dag import InputNode
 
 import async_adag
-from tests.gpu.graphs import KINDS, compile_gpu
+from tests.gpu.graphs import KINDS, LIMIT, compile_gpu
 from tests.gpu.tensors import Tensor, tell
 from tests.gpu.test_graphs import NOT_OF_CUPY, PLAIN
 
-pytestmark = pytest.mark.timeout(100)
+pytestmark = pytest.mark.timeout(LIMIT)
 each_kind = pytest.mark.parametrize("kind", KINDS)
 each_library = pytest.mark.parametrize("library", ["torch", "cupy", "jax"])
 each_transport = pytest.mark.parametrize("transport", ["auto", "shm"])

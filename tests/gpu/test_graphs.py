@@ -17,6 +17,7 @@ from tests.gpu.graphs import (
     IPC,
     KINDS,
     LATENCY_SIZES,
+    LIMIT,
     SHAPES,
     WARM,
     AsyncGpuReader,
@@ -27,7 +28,7 @@ from tests.gpu.graphs import (
 )
 from tests.gpu.tensors import Tensor
 
-pytestmark = pytest.mark.timeout(100)
+pytestmark = pytest.mark.timeout(LIMIT)
 each_kind = pytest.mark.parametrize("kind", KINDS)
 each_library = pytest.mark.parametrize("library", ["torch", "cupy", "jax"])
 
@@ -53,11 +54,6 @@ NOT_OF_CUPY = [
     [Tensor((3,), "float8_e5m2"), Tensor((3,), "bfloat16"), Tensor((3,), "complex64")],
 ]
 EXECUTIONS = 300
-
-
-def test_rays_own_graph(step):
-    """For comparison, and first, as its Ray wants the GPU for itself."""
-    assert step("rays_round_trip", "torch", "ray", timeout=60)["sizes"] == list(LATENCY_SIZES)
 
 
 def edge_of_two(writer: Any, reader: Any) -> Any:
@@ -111,11 +107,18 @@ async def test_large_arrays_of_an_exportable_allocator_are_used_where_they_are(a
     ray.kill(writer)
 
 
-@pytest.fixture
-def async_reader(gpu_cluster):
+@pytest.fixture(scope="module")
+def one_async_reader(gpu_cluster):
+    """Made once, as it imports libraries for seconds."""
     reader = AsyncGpuReader.remote()
     yield reader
     ray.kill(reader)
+
+
+@pytest.fixture
+def async_reader(one_async_reader):
+    ray.get(one_async_reader.begin.remote(), timeout=20)
+    return one_async_reader
 
 
 @each_library
@@ -209,8 +212,7 @@ async def test_eight_in_flight(kind, actors, figures):
 
 
 @each_kind
-async def test_an_actor_is_killed(kind, actors, figures):
-    doomed = make_actor(3, "torch")
+async def test_an_actor_is_killed(kind, actors, doomed, figures):
     _, reader, third = actors
     compiled = compile_gpu(edge_of_two(doomed, reader), kind)
     described = Tensor((1 << 20,))

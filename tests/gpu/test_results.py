@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,20 +10,11 @@ import pytest
 import ray
 from ray.dag import InputNode, MultiOutputNode
 
-from tests.gpu.graphs import IPC, SHAPES, compile_gpu, make_actors, on_the_device
+from tests.gpu.graphs import IPC, LIMIT, SHAPES, compile_gpu, on_the_device
 from tests.gpu.tensors import Tensor, tell
 from tests.gpu.test_graphs import NOT_OF_CUPY, PLAIN
 
-pytestmark = [pytest.mark.timeout(60), pytest.mark.each_loop]
-
-
-@pytest.fixture(scope="module")
-def makers(gpu_cluster) -> Iterator[dict[str, Any]]:
-    """An actor of each library that a test asks for."""
-    made: dict[str, Any] = {}
-    yield made
-    for actor in made.values():
-        ray.kill(actor)
+pytestmark = [pytest.mark.timeout(LIMIT), pytest.mark.each_loop]
 
 
 @pytest.fixture(params=["torch", "cupy", "jax"])
@@ -33,12 +23,8 @@ def library(request) -> str:
 
 
 @pytest.fixture
-def maker(library, need, outcome, makers) -> Any:
-    if library != "cupy":
-        need(library)
-    if library not in makers:
-        (makers[library],) = make_actors([6 + len(makers)], library)
-    return makers[library]
+def maker(library, actors) -> Any:
+    return actors[0]
 
 
 def to_the_driver(maker: Any) -> Any:

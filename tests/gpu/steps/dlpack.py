@@ -50,6 +50,7 @@ class Libraries:
         self.jax: Any = None
         self.missing = {}
         self._kernels = Kernels()
+        self._late_computations: dict[str, Any] = {}  # jax compiles each for longer than it runs
         try:
             import torch
 
@@ -106,7 +107,9 @@ class Libraries:
             last = self.jax.lax.fori_loop(0, 100, lambda _, matrix: matrix @ start, start)
             return numpy.where(numpy.isnan(last.sum()), numbers + 1, numbers).astype(dtype)
 
-        return self.jax.jit(compute)(numpy.asarray(pattern))
+        if dtype not in self._late_computations:
+            self._late_computations[dtype] = self.jax.jit(compute)
+        return self._late_computations[dtype](numpy.asarray(pattern))
 
     def _late(self, library: str) -> None:
         stream = current_stream(library, 0)
