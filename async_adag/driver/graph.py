@@ -250,7 +250,7 @@ class CompiledGraph(GraphCalls):
         A context manager, also for ``async with``, which writes the file on another thread. The file is in
         Chrome's trace event format, to be opened at https://ui.perfetto.dev. Each process keeps its latest 65,536
         records, which take 2 MiB meanwhile; a node takes about four in an execution. Times of other hosts are put
-        on this one's clock (`Trace.clock_errors`).
+        on this one's clock; the `Trace` says how far off those may be.
 
         Args:
             file: where to write the timeline when the block is left: a path, or a file open for text. None for
