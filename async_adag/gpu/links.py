@@ -35,17 +35,17 @@ class _Checked:
             for link in self._links:
                 link.check()
 
-    def has_failed(self) -> bool:
-        try:
-            for link in self._links:
-                link.check()
-        except DeviceError:
-            return True
-        return False
-
     def destroy(self) -> None:
         for link in self._links:
             link.destroy()
+
+
+def _has_failed(link: Link) -> bool:
+    try:
+        link.check()
+    except DeviceError:
+        return True
+    return False
 
 
 class LinkSender:
@@ -134,14 +134,25 @@ class LinkSender:
             return
         self._closed = True
         self._pending = None
-        if not self._checked.has_failed():
-            self._held.close(self._linger)
+        self._await_sent()
         self._checked.destroy()  # what is still under way ends now
         self._held.close(self._linger)
         for stream in self._streams:
             stream.close()
         self._produced.close()
         self._events.close()
+
+    def _await_sent(self) -> None:
+        # Each link for itself: what a reader that has died does not take is nothing to the others.
+        ends: list[Event] = []
+        with suppress(DeviceError):  # the device has failed: nothing on it goes on
+            for stream in self._streams:
+                ends.append(self._events.take())
+                stream.record(ends[-1])
+            ways = list(zip(self._links, ends, strict=True))
+            wait_until(lambda: all(end.query() or _has_failed(link) for link, end in ways), self._linger)
+        for end in ends:
+            self._events.give_back(end)
 
 
 class _Kept:
@@ -258,7 +269,7 @@ class LinkReceiver:
         # or right after, and goes on by itself while it closes.
         with suppress(DeviceError):  # the device has failed: nothing on it goes on
             self._device.enter()
-            wait_until(lambda: self._received.query() or self._checked.has_failed(), self._linger)
+            wait_until(lambda: self._received.query() or _has_failed(self._link), self._linger)
 
     def _finish(self) -> None:
         """Nobody refers to anything: give the memory back once the device is done with it."""

@@ -233,6 +233,57 @@ def test_closing_does_not_wait_for_what_can_never_come(make_edge, end):
     del kept
 
 
+READER_ENDS = {
+    "one reader was killed before": lambda edge: edge.reader.kill(),
+    "one reader has closed": lambda edge: edge.receiver.close(),
+    "the link to it was destroyed": lambda edge: edge.links[0].destroy(),
+}
+
+
+@pytest.mark.parametrize("end", READER_ENDS)
+def test_a_writer_that_closes_still_sends_to_the_others_and_does_not_wait_for_a_reader_that_has_ended(
+    make_edge, end
+):
+    edge = make_edge()
+    other = edge.simulation.process(2)
+    link = edge.simulation.link(edge.writer, other)
+    far = pickle.loads(pickle.dumps(link))
+    link.initialize(0)
+    far.initialize(1)
+    edge.sender = LinkSender(edge.writer, [edge.links[0], link])
+    receiver = LinkReceiver(other, far)
+    data = b"\x07" * 1000
+    tensor = edge.pool.make(len(data))
+    edge.writer.kernel(edge.compute, writes=[tensor.span], seconds=0.1, transform=filling(data))
+    note = edge.sender.announce([tensor.span], [tensor], edge.compute)
+    edge.sender.send()
+    (kept,) = receiver.receive(note, [len(data)], other.adopt(0))
+    READER_ENDS[end](edge)
+    began = buffers.monotonic()
+    edge.sender.close()
+    assert buffers.monotonic() - began < 0.2
+    edge.simulation.run()
+    assert other.peek(kept.span) == data
+    del kept
+
+
+def test_a_writer_that_closes_stops_waiting_as_the_reader_ends(make_edge, monkeypatch):
+    edge = make_edge()
+    edge.send(100)
+    looked = []
+    real = edge.links[0].check
+
+    def check():
+        looked.append(len(looked))
+        if len(looked) == 3:
+            edge.reader.kill()
+        real()
+
+    monkeypatch.setattr(edge.links[0], "check", check)
+    edge.sender.close()
+    assert len(looked) == 3
+
+
 def test_closing_waits_only_so_long_for_a_writer_that_says_nothing(make_edge):
     edge = make_edge(linger=1.0)
     edge.receive(edge.announce(100))
