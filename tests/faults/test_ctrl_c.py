@@ -10,7 +10,7 @@ import ray
 
 from tests.actors import Worker
 from tests.belongings import take_stock
-from tests.scripts import start, wait_until_ready
+from tests.scripts import start, wait_until_over, wait_until_ready
 
 COMPILE = """
 import signal
@@ -53,7 +53,7 @@ def interrupt(program: subprocess.Popen[str], number: int = signal.SIGINT) -> tu
     """Send the signal once the program waits; how it ends."""
     wait_until_ready(program)
     program.send_signal(number)
-    output, errors = program.communicate(timeout=50)
+    output, errors = wait_until_over(program)
     return program.returncode, output, errors
 
 

@@ -8,7 +8,7 @@ from ray.dag import InputNode
 
 import async_adag
 from tests.actors import AsyncWorker, Worker
-from tests.scripts import start
+from tests.scripts import start, wait_until_over
 
 COMPILE = """
 import gc, multiprocessing, traceback
@@ -58,7 +58,7 @@ def names(cluster):
 
 def run(cluster, args, *parts) -> None:
     program = start(cluster, COMPILE, *parts, args=args)
-    output, errors = program.communicate(timeout=50)
+    output, errors = wait_until_over(program)
     assert (program.returncode, output, errors) == (0, "done\n", "")
 
 

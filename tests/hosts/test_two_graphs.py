@@ -15,7 +15,7 @@ from async_adag import GraphError
 from async_adag.driver import meeting
 from tests.gate import wait_at
 from tests.nodes import on
-from tests.scripts import start
+from tests.scripts import start, wait_until_over
 
 
 def chain(*actors):
@@ -88,7 +88,7 @@ def test_two_drivers_at_once_name_the_actors_in_opposite_order(cluster, second, 
         for gate in gates:
             gate.open()
     for program in programs:
-        _, errors = program.communicate(timeout=50)
+        _, errors = wait_until_over(program)
         assert program.returncode == 0, errors
 
 

@@ -14,7 +14,7 @@ from ray.exceptions import ActorDiedError, RayCgraphCapacityExceeded, RayChannel
 import async_adag
 from async_adag import GraphRef
 from tests.actors import Worker, wait_until_dead
-from tests.scripts import start
+from tests.scripts import start, wait_until_over
 from tests.threads import in_thread
 from tests.turns import turns
 
@@ -408,5 +408,5 @@ def test_the_last_teardown_is_called_by_a_finalizer_at_exit(cluster, ending):
         """,
         ending,
     )
-    assert program.communicate(timeout=50) == ("1\n", "")
+    assert wait_until_over(program) == ("1\n", "")
     assert program.returncode == 0

@@ -9,7 +9,7 @@ import ray
 
 from tests.actors import Worker
 from tests.belongings import take_stock
-from tests.scripts import start
+from tests.scripts import start, wait_until_over
 
 OPEN = """
 worker = ray.get_actor(sys.argv[2])
@@ -174,7 +174,7 @@ def in_shared_memory() -> set[str]:
 def test_exit_without_teardown(cluster, args, freed, ending):
     before = in_shared_memory()
     program = start(cluster, OPEN, ending, args=args)
-    output, errors = program.communicate(timeout=50)
+    output, errors = wait_until_over(program)
     assert (program.returncode, output, errors) == (0, "", "")
     assert in_shared_memory() <= before
 
@@ -183,7 +183,7 @@ def test_exit_without_teardown(cluster, args, freed, ending):
 def test_exit_by_an_exception(cluster, args, freed, failing):
     """Status 1, and the program's own traceback alone."""
     program = start(cluster, OPEN, failing, args=args)
-    output, errors = program.communicate(timeout=50)
+    output, errors = wait_until_over(program)
     assert (program.returncode, output) == (1, "")
     assert "the program's own" in errors
     assert "async_adag" not in errors
@@ -214,7 +214,7 @@ def test_python_finds_nothing_to_warn_of_in_its_development_mode(cluster, args, 
         args=args,
         options=["-X", "dev"],
     )
-    output, errors = program.communicate(timeout=50)
+    output, errors = wait_until_over(program)
     assert (program.returncode, output) == (0, "")
     assert "adag" not in errors, errors
     assert not [line for line in errors.splitlines() if "unclosed" in line and "ray" not in line], errors
@@ -235,7 +235,7 @@ def test_exit_of_a_program_with_its_own_ray():
         compiled.execute(1)
         """,
     )
-    output, errors = program.communicate(timeout=50)
+    output, errors = wait_until_over(program)
     assert (program.returncode, output) == (0, "done\n")
     assert "adag" not in errors
     assert "Traceback" not in errors
@@ -270,7 +270,7 @@ def test_classes_and_functions_of_a_program_itself(cluster, args):
         """,
         args=args,
     )
-    output, errors = program.communicate(timeout=50)
+    output, errors = wait_until_over(program)
     assert errors == ""
     assert output.splitlines() == ["caught mine", "True there and back", "True"]
 
@@ -290,6 +290,6 @@ def test_compiling_where_ray_is_not_running(cluster, args):
         """,
         args=args,
     )
-    output, errors = program.communicate(timeout=50)
+    output, errors = wait_until_over(program)
     assert errors == ""
     assert "ray.init()" in output
