@@ -96,14 +96,19 @@ class Admission:
         self, args: tuple[Any, ...], kwargs: dict[str, Any], owner: object, together: bool
     ) -> Sinks:
         """Admit an execution for a task, after those who came before; otherwise as `submit_now`."""
-        place = asyncio.get_running_loop().create_future()
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiter = Waiter(place)
         try:
             self._undisturbed(lambda: self._join_line(waiter))
-            await place
-            if waiter.error is not None:
-                raise waiter.error.with_traceback(None)
-            return self._undisturbed(lambda: self._admit_granted(waiter, args, kwargs, owner, together))
+            while True:
+                await place
+                if waiter.error is not None:
+                    raise waiter.error.with_traceback(None)
+                sinks = self._undisturbed(lambda: self._admit_granted(waiter, args, kwargs, owner, together))
+                if sinks is not None:
+                    return sinks
+                assert waiter.future is not None
+                place = waiter.future
         except BaseException:
             self._undisturbed(lambda: self._leave_line(waiter))
             raise
@@ -132,10 +137,14 @@ class Admission:
 
     def _admit_granted(
         self, waiter: Waiter, args: tuple[Any, ...], kwargs: dict[str, Any], owner: object, together: bool
-    ) -> Sinks:
+    ) -> Sinks | None:
+        """None: a thread took the place, and it stands in line again, with another future."""
         with self._engine.lock:
             self._life.check_open()
             loop = self._loop.bind()
+            if not waiter.granted:
+                waiter.future = loop.create_future()
+                return None
             self._line.take(waiter)
             return self._admit_futures(loop, args, kwargs, owner, together, reserved=True)
 
@@ -189,7 +198,12 @@ class Admission:
                 return self._admit_refs(args, kwargs, owner, reserved=False)
             self._life.check_open()  # the look for a place may have broken the graph
             waiter = Waiter()
-            self._line.join(waiter)
+            loop = asyncio._get_running_loop()
+            if loop is None:
+                self._line.join(waiter)
+            else:
+                self._line.join_before_tasks(waiter, loop)
+                engine.grant()
         self._stand_in_line(waiter, timeout, held)
         with engine.lock:
             if self._life.refusal is not None:

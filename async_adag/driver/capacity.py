@@ -24,6 +24,10 @@ class Waiter:
         self.granted = False
         self.error: BaseException | None = None
 
+    def of(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether it is a task of this loop."""
+        return self.future is not None and self.future.get_loop() is loop
+
     def is_lost(self) -> bool:
         """Whether the task can never run again, as its loop is closed."""
         return self.future is not None and self.future.get_loop().is_closed()
@@ -56,7 +60,7 @@ class Line:
     def __init__(self, ledger: Ledger[Any]) -> None:
         self._ledger = ledger
         self._waiting: deque[Waiter] = deque()
-        self._granted: set[Waiter] = set()  # tasks that have not run since
+        self._granted: dict[Waiter, None] = {}  # tasks that have not run since, in order
         self.waited = 0
 
     def __len__(self) -> int:
@@ -71,6 +75,21 @@ class Line:
         self._waiting.append(waiter)
         self.waited += 1
 
+    def join_before_tasks(self, waiter: Waiter, loop: asyncio.AbstractEventLoop) -> None:
+        """Stand before the tasks of a loop, of which none can run before this waiter has been given a place.
+
+        If all places that the loop's tasks might free by running are theirs already, the last of them goes back to
+        the front of the line without its place.
+        """
+        for granted in reversed(self._granted):
+            if granted.of(loop):
+                self.leave(granted)
+                self._waiting.appendleft(granted)
+                break
+        first = next((place for place, other in enumerate(self._waiting) if other.of(loop)), len(self._waiting))
+        self._waiting.insert(first, waiter)
+        self.waited += 1
+
     def grant_next(self) -> None:
         """Reserve a place for the first in line; one whose loop is closed is dropped."""
         waiter = self._waiting.popleft()
@@ -79,7 +98,7 @@ class Line:
         waiter.granted = True
         self._ledger.reserve()
         if waiter.future is not None:
-            self._granted.add(waiter)
+            self._granted[waiter] = None
         waiter.wake()
 
     def reclaim(self) -> None:
@@ -90,7 +109,7 @@ class Line:
     def take(self, waiter: Waiter) -> None:
         """Use the granted place: it is the caller's from here on."""
         waiter.granted = False
-        self._granted.discard(waiter)
+        self._granted.pop(waiter, None)
 
     def leave(self, waiter: Waiter) -> None:
         """Give up: leave the line, or give the granted place back."""
