@@ -96,7 +96,7 @@ class CompiledDAG:
         self._actors = read_dag(dag).handles
         self._enable_asyncio = enable_asyncio
 
-    def execute(self, *args: Any, **kwargs: Any) -> GraphRef | list[GraphRef]:
+    def execute(self, /, *args: Any, **kwargs: Any) -> GraphRef | list[GraphRef]:
         """Admit an execution; waits while the graph is full. See `CompiledGraph.execute`.
 
         Returns:
@@ -113,7 +113,7 @@ class CompiledDAG:
         refs = self.graph.execute(*args, **kwargs)
         return list(refs) if isinstance(refs, RefList) else refs
 
-    async def execute_async(self, *args: Any, **kwargs: Any) -> asyncio.Future[Any] | list[asyncio.Future[Any]]:
+    async def execute_async(self, /, *args: Any, **kwargs: Any) -> asyncio.Future[Any] | list[asyncio.Future[Any]]:
         """Admit an execution; waits while the graph is full. See `CompiledGraph.execute_async`.
 
         Returns:

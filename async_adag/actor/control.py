@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from async_adag.actor.records import RECORDS_SIZE
-from async_adag.channels.memory import PAGE, Mapping
+from async_adag.channels.memory import PAGE, Mapping, kept
 from async_adag.graph.plan import ActorPlan
 
 _ASKED, _STATE, _TASK, _SEQ, _SINCE, _PARKED, _SPUN, _BYTES, _ALONE, _HEEDED = range(10)
@@ -83,9 +83,20 @@ class Control:
         """Map the page behind ``fd``, which stays the caller's."""
         count = _TASKS + _PER_TASK * len(plan.tasks)
         self.words = Mapping(fd, 0, _page_size(plan)).words(count)
-        self.records = Mapping(fd, _page_size(plan), RECORDS_SIZE)
+        self._records: Mapping | None = Mapping(fd, _page_size(plan), RECORDS_SIZE)
         self._plan = plan
         self._heard = 0.0  # when another host told of the page, on `time.monotonic`
+
+    def close(self) -> None:
+        """Let go of the page and of the records; the page says for ever what it says now."""
+        self.words = kept(self.words)
+        self._records = None
+
+    @property
+    def records(self) -> Mapping:
+        """Where the loop records what it does; not once this is closed."""
+        assert self._records is not None
+        return self._records
 
     # the actor's side
 
@@ -189,8 +200,9 @@ class Control:
             self.words[_ASKED] = TRACE if traced else 0
 
     def is_heeded(self) -> bool:
-        """Whether the loop does what it was asked last; or has ended."""
-        return self.words[_HEEDED] == self.words[_ASKED] or self.words[_STATE] == LoopState.ENDED
+        """Whether the loop does what it was asked last; or has ended, or is no longer heard."""
+        words = self.words
+        return self._records is None or words[_HEEDED] == words[_ASKED] or words[_STATE] == LoopState.ENDED
 
     def set_alone(self, alone: bool) -> None:
         """Say whether executions come one at a time, so that what counts is how long each takes."""

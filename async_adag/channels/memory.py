@@ -88,6 +88,11 @@ def punch(fd: int, offset: int, length: int) -> None:
     _libc.fallocate(fd, _FALLOC_FL_KEEP_SIZE | _FALLOC_FL_PUNCH_HOLE, offset, length)
 
 
+def kept(words: memoryview) -> memoryview:
+    """What these 64-bit words are now, in memory of this process alone, for whoever lets go of theirs."""
+    return memoryview(bytearray(words)).cast("Q")
+
+
 class Mapping:
     """A mapped piece of a memory file, unmapped when the last view into it is gone.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from async_adag.channels.memory import PAGE, Mapping, create_file
+from async_adag.channels.memory import PAGE, Mapping, create_file, kept
 from async_adag.channels.processor import current_cpu
 from async_adag.protocol.polling import EPOCH, Poller, PollPolicy, may_poll
 from async_adag.protocol.ring import LINE
@@ -59,6 +59,10 @@ class Board:
         self._others = [other * _WORDS for other in range(processes) if other != place]
         self.processes = processes
         self.come()
+
+    def close(self) -> None:
+        """Let go of the page: nobody learns what is said from now on."""
+        self._words = kept(self._words)
 
     def come(self) -> None:
         """Say which CPUs this thread may use."""

@@ -120,9 +120,11 @@ class _Deploying:
         self._files.make(processes, plan.channels, self._specs_here())
         self._pages: list[int] = []  # the control pages, by actor, and the board
         undo.callback(close_all, self._pages)
+        self._controls: list[Control] = []
         for actor in plan.actors:
             self._pages.append(create_file("async-adag-control", control_size(actor)))
-        self._controls = [Control(fd, actor) for fd, actor in zip(self._pages, plan.actors, strict=True)]
+            self._controls.append(Control(self._pages[-1], actor))
+            undo.callback(self._controls[-1].close)
         self._seats = self._take_seats(undo)
         self._board = create_board(self._processes())
         self._pages.append(self._board)
@@ -231,6 +233,7 @@ class _Deploying:
             own_fds = self._own_fds()
             undo.callback(close_all, own_fds)
             gauges: dict[int, Gauge] = {n: RingGauge(self._specs[n], fd) for n, fd in self._files.rings.items()}
+            undo.callback(gauges.clear)
             gauges |= {number: DirectGauge(direct) for number, direct in self._directs.items()}
             gauges |= {} if self._abroad is None else self._abroad.gauges
             network = self._network(DRIVER, supervision)

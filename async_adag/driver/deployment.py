@@ -110,3 +110,7 @@ class Deployment:
         self.supervision.close()
         if self.abroad is not None:
             self.abroad.close()
+        for control in self.controls:
+            control.close()
+        if self.board is not None:
+            self.board.close()

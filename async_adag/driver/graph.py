@@ -43,7 +43,7 @@ class GraphCalls:
         """The graph that executions keep alive while tasks wait for them."""
         raise NotImplementedError
 
-    async def execute_async(self, *args: Any, **kwargs: Any) -> asyncio.Future[Any] | FutureList:
+    async def execute_async(self, /, *args: Any, **kwargs: Any) -> asyncio.Future[Any] | FutureList:
         """Admit an execution; waits, first come first served, while the graph is full.
 
         The arguments are serialised when the execution is admitted. Cancelling this wait admits nothing.
@@ -63,7 +63,7 @@ class GraphCalls:
             sinks = await self._submit(args, kwargs, together=False)
         return FutureList(sinks) if self._engine.plan.graph.multi else sinks[0]
 
-    async def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    async def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Admit an execution and wait for its result.
 
         Returns:
@@ -79,7 +79,7 @@ class GraphCalls:
             sinks = await self._submit(args, kwargs, together=True)
         return await self._whole(sinks)
 
-    def execute(self, *args: Any, **kwargs: Any) -> GraphRef | RefList:
+    def execute(self, /, *args: Any, **kwargs: Any) -> GraphRef | RefList:
         """Admit an execution from a thread; waits up to ``submit_timeout`` while the graph is full.
 
         Returns:
@@ -371,7 +371,7 @@ class GraphView(GraphCalls):
     def _owner(self) -> CompiledGraph:
         return self._graph
 
-    def execute(self, *args: Any, **kwargs: Any) -> GraphRef | RefList:
+    def execute(self, /, *args: Any, **kwargs: Any) -> GraphRef | RefList:
         """As `CompiledGraph.execute`, with the deadline; it is checked when the refs are got.
 
         Raises:

@@ -11,7 +11,8 @@ from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
 
 from async_adag.actor.ray_runtime import call_in_actor, own_actor
 from async_adag.driver.meeting import LOOK_AGAIN, Cancelled
-from async_adag.errors import CompileActorDied, GraphError
+from async_adag.driver.reasons import dead_at_compile
+from async_adag.errors import GraphError
 from async_adag.graph.model import Graph
 
 
@@ -91,10 +92,7 @@ class Inquiry:
         except ActorUnavailableError:
             raise
         except RayActorError as error:
-            nodes = ", ".join(self._labels(actor))
-            raise CompileActorDied(
-                f"{name} is dead, so the graph cannot be compiled: it was to run {nodes}"
-            ) from error
+            raise dead_at_compile(str(name), ", ".join(self._labels(actor)), error) from error
         except Exception as error:
             cause = error.cause if isinstance(error, RayTaskError) else error
             if isinstance(cause, ModuleNotFoundError) and "async_adag" in str(cause):

@@ -28,6 +28,7 @@ from async_adag.channels.reception import Reception
 from async_adag.channels.rendezvous import receive_text, send_fds, send_text
 from async_adag.channels.stream import Stream
 from async_adag.driver.abroad import Abroad
+from async_adag.driver.reasons import dead_at_compile
 from async_adag.driver.supervision import Supervision
 from async_adag.errors import CompileActorDied, GraphError
 from async_adag.graph.plan import ActorPlan, Plan
@@ -291,9 +292,7 @@ class Meeting:
         actor = self._plan.actors[guest.number]
         nodes = ", ".join(task.label for task in actor.tasks)
         if isinstance(error, RayActorError):
-            return CompileActorDied(
-                f"{actor.name} is dead, so the graph cannot be compiled: it was to run {nodes}"
-            )
+            return dead_at_compile(actor.name, nodes, error)
         cause = error.cause if isinstance(error, RayTaskError) else error  # without the remote traceback
         if isinstance(cause, ModuleNotFoundError) and "async_adag" in str(cause):
             return GraphError(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ray.exceptions import RayActorError
+
 from async_adag.actor.control import LoopSnapshot, LoopState
 from async_adag.driver.supervision import Departure, Left
-from async_adag.errors import ActorDied, AdagError, GraphBroken, GraphClosed
+from async_adag.errors import ActorDied, AdagError, CompileActorDied, GraphBroken, GraphClosed
 from async_adag.graph.plan import DRIVER, Channel, Plan
 from async_adag.graph.planner import host_of
 
@@ -32,6 +34,15 @@ def departure(plan: Plan, left: Left, snapshot: LoopSnapshot) -> Reason:
         )
     said = "its loop ended" if left.how is Departure.GOODBYE else left.text
     return lambda seq: GraphBroken(f"{actor.name} left the graph, {doing}{where}: {said}; {_outcome(seq)}")
+
+
+def dead_at_compile(name: str, nodes: str, error: RayActorError) -> CompileActorDied:
+    """An actor cannot take part, as it is dead; ``error`` is what Ray says of it."""
+    why = ""
+    if error.actor_init_failed:
+        raised = str(error).rstrip().splitlines()[-1]  # the end of a traceback
+        why = f" (its __init__ raised {raised})"
+    return CompileActorDied(f"{name} is dead{why}, so the graph cannot be compiled: it was to run {nodes}")
 
 
 def lost_edge(plan: Plan, left: Left) -> Reason:

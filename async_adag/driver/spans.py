@@ -52,18 +52,18 @@ class SpannedGraph(GraphCalls):
     def _owner(self) -> CompiledGraph:
         return self._graph._owner
 
-    async def execute_async(self, *args: Any, **kwargs: Any) -> asyncio.Future[Any] | FutureList:
+    async def execute_async(self, /, *args: Any, **kwargs: Any) -> asyncio.Future[Any] | FutureList:
         """As `CompiledGraph.execute_async`."""
         with self._admitted() as span:
             result = await self._graph.execute_async(*args, **kwargs)
         span.follow_futures(result if isinstance(result, FutureList) else [result])
         return result
 
-    async def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    async def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """As `CompiledGraph`'s."""
         return await (await self.execute_async(*args, **kwargs))
 
-    def execute(self, *args: Any, **kwargs: Any) -> GraphRef | RefList:
+    def execute(self, /, *args: Any, **kwargs: Any) -> GraphRef | RefList:
         """As `CompiledGraph.execute`. A span ends when its results are taken in, or dropped."""
         with self._admitted() as span:
             result = self._graph.execute(*args, **kwargs)

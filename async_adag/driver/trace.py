@@ -52,6 +52,7 @@ class Trace:
         self._file = file
         self._opened: IO[str] | None = None  # ours to close
         self._own: memoryview | None = None  # this process's records, while they are written
+        self._here: dict[int, Mapping] = {}  # where actors on this host record, by actor, while they do
         self._firsts: dict[int, int] = {}  # by actor: the number of the first record
         self._began = 0
         self._ended = 0
@@ -199,7 +200,8 @@ class Trace:
             raise RuntimeError("this graph is being traced already: one trace at a time")
 
     def _start(self) -> None:
-        here = self._records_here()
+        deployment = self._engine.deployment
+        here = {n: page.records for n, page in enumerate(deployment.controls) if not deployment.is_away(n)}
         try:
             for records in here.values():
                 make_room(records)
@@ -207,16 +209,12 @@ class Trace:
             for records in here.values():
                 give_back(records)
             raise
+        self._here = here
         self._firsts = {number: count_of(records_in(records)) for number, records in here.items()}
         self._began = time.monotonic_ns()
         self._own = records_here()
         self._engine.record(Recorder(self._own))
         self._ask(True)
-
-    def _records_here(self) -> dict[int, Mapping]:
-        """Where actors on this host record, by actor."""
-        deployment = self._engine.deployment
-        return {n: page.records for n, page in enumerate(deployment.controls) if not deployment.is_away(n)}
 
     def _ask(self, traced: bool) -> None:
         deployment = self._engine.deployment
@@ -239,7 +237,7 @@ class Trace:
     def _have_lanes(self) -> list[int]:
         """The actors on this host that record what a GPU does."""
         actors = self._engine.plan.actors
-        return [number for number in self._records_here() if actors[number].gpu_moves]
+        return [number for number in self._here if actors[number].gpu_moves]
 
     def _settle(self) -> None:
         """Wait until they have heard that recording is over, for then they wait for their GPUs; not for long."""
@@ -257,9 +255,10 @@ class Trace:
         assert self._own is not None
         self._copies = {DRIVER: (*copy_records(self._own), 0)}
         self._own = None
-        for number, records in self._records_here().items():
+        for number, records in self._here.items():
             self._copies[number] = (*copy_records(records_in(records)), self._firsts[number])
             give_back(records)
+        self._here = {}
         self._admitted = engine.ledger.admitted
 
     def _write(self) -> None:

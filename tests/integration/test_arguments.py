@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import threading
 
@@ -61,6 +62,19 @@ async def test_a_graph_of_several_arguments(three, args, kwargs):
         three.execute(*args, **kwargs)
     assert three.stats().executions == before
     assert await three(1, 2, 3, key=4) == (1, 3, 4)
+
+
+@pytest.mark.parametrize("name", ["self", "args", "kwargs", "timeout", "graph", "owner"])
+async def test_a_part_of_any_name(worker, name):
+    with InputNode() as x:
+        dag = worker.echo.bind(x[name])
+    async with async_adag.compile(dag) as compiled:
+        argument = {name: 1}
+        assert await compiled(**argument) == 1
+        assert await (await compiled.execute_async(**argument)) == 1
+        assert await compiled.options(timeout=50)(**argument) == 1
+        assert await asyncio.to_thread(lambda: compiled.execute(**argument).get()) == 1
+        assert await asyncio.to_thread(lambda: compiled.options(timeout=50).execute(**argument).get()) == 1
 
 
 async def test_a_part_that_no_node_reads_is_an_argument_all_the_same(worker):

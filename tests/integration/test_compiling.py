@@ -330,6 +330,23 @@ def test_a_dead_actor(workers, make_actor):
         assert compiled.execute(1).get() == 1
 
 
+@ray.remote(num_cpus=0)
+class StillBorn:
+    def __init__(self):
+        raise LookupError("no model in\nthis folder")
+
+    def run(self, x):
+        return x
+
+
+def test_an_actor_that_could_not_be_made(workers, make_actor):
+    with InputNode() as x:
+        dag = workers[0].add.bind(make_actor(StillBorn).run.bind(x))
+    with pytest.raises(GraphError, match=r"StillBorn.*its __init__ raised .*this folder") as caught:
+        async_adag.compile(dag)
+    assert isinstance(caught.value, ActorDiedError)
+
+
 @pytest.mark.parametrize("kind", [Worker, AsyncWorker])
 def test_an_actor_that_dies_while_its_graph_is_compiled(workers, make_actor, gate, kind):
     dying = make_actor(kind)

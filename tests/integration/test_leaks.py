@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from collections import Counter
 from contextlib import nullcontext
 from types import NoneType
 
@@ -134,6 +135,55 @@ async def test_compiled_in_vain(processes, workers, gate):
             async_adag.compile(dag, compile_timeout=0.05)
 
     await check(round_, processes)
+    gate.open()
+    await busy
+
+
+def _tear_down(compiled):
+    compiled.teardown()
+
+
+def _leave(compiled):
+    compiled.__exit__(None, None, None)
+
+
+async def _leave_async(compiled):
+    await compiled.__aexit__(None, None, None)
+
+
+async def _fail(compiled):
+    await compiled.execute_async(1)
+    await compiled.__aexit__(KeyError, KeyError(), None)
+
+
+async def _close_in_a_trace(compiled):
+    async with compiled.trace() as trace:
+        assert await compiled(1) == [1, 1]
+        compiled.teardown()
+    assert "echo" in {event["name"] for event in trace.events}
+
+
+@pytest.mark.parametrize("end", [_tear_down, _leave, _leave_async, _fail, _close_in_a_trace])
+async def test_a_closed_graph_that_is_held_holds_nothing_itself(processes, end):
+    before = take_stock().of_graphs()
+    compiled = async_adag.compile(dag_of(processes))
+    assert await compiled(1) == [1, 1]
+    coroutine = end(compiled)
+    if coroutine is not None:
+        await coroutine
+    assert take_stock().of_graphs() - before == Counter()
+    assert "closed" in repr(compiled)
+    assert sum(node.calls for node in compiled.stats().nodes) >= 4
+
+
+async def test_an_error_of_compiling_that_is_held_holds_nothing_itself(processes, workers, gate):
+    busy = workers[2].hold.remote(gate.path)
+    gate.entered()
+    before = take_stock().of_graphs()
+    with pytest.raises(GraphError) as caught:
+        async_adag.compile(workers[2].echo.bind(dag_of(processes).get_args()[0]), compile_timeout=0.05)
+    assert take_stock().of_graphs() - before == Counter()
+    assert caught.tb is not None
     gate.open()
     await busy
 
