@@ -21,7 +21,6 @@ from ray.cloudpickle import CloudPickler
 
 from async_adag.channels.arrays import decode_array, encode_array, is_array
 from async_adag.channels.pickler import Pickler
-from async_adag.channels.torch_tensors import TorchReducers
 from async_adag.protocol.frame import MAX_BUFFERS, Kind
 
 _INT = struct.Struct("=q")
@@ -85,14 +84,13 @@ _NO_BUFFERS: list[memoryview] = []
 class Encoder:
     """Turns values into bodies and buffers. One per writer: it reuses its pickler."""
 
-    __slots__ = ("_buffers", "_busy", "_file", "_pickler", "_refs", "_torch")
+    __slots__ = ("_buffers", "_busy", "_file", "_pickler", "_refs")
 
     def __init__(self) -> None:
         self._file = io.BytesIO()
         self._buffers: list[PickleBuffer] = []
         self._refs: list[Any] = []
-        self._torch = TorchReducers()
-        self._pickler = Pickler(self._file, self._buffers, self._refs, self._torch)
+        self._pickler = Pickler(self._file, self._buffers, self._refs)
         self._busy = False
 
     def encode(self, value: Any) -> Encoded:
@@ -120,7 +118,7 @@ class Encoder:
             return _FAILURE, value.encoded, _NO_BUFFERS
         if value is STOP:
             return _STOP, b"", _NO_BUFFERS
-        if is_array(kind) and kind not in self._pickler.dispatch_table:  # else somebody has a way of their own
+        if is_array(kind) and kind not in self._pickler.registered:  # else somebody has a way of their own
             plain = encode_array(value)
             if plain is not None:
                 return _ARRAY, plain[0], [plain[1]]
@@ -130,7 +128,7 @@ class Encoder:
         if self._busy:  # a reducer of the user's came back here: the pickler is in the middle of a value
             return Encoder()._pickle(value)
         self._busy = True
-        self._torch.look()
+        self._pickler.look()
         try:
             self._pickler.dump(value)
             if len(self._buffers) > MAX_BUFFERS:

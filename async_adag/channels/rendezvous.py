@@ -34,6 +34,7 @@ _HELLO = struct.Struct(f"={TOKEN_BYTES}sI")
 _CHUNK = struct.Struct("=II")  # descriptors in this message, and still to come after it
 _MESSAGE_LIMIT = 64 * 1024
 _BACKLOG = 512
+LONGEST = 1e6  # seconds: sockets take no time-out of more than 24 days
 KNOCKS = 10  # times that an actor knocks where it is turned away each time
 _KNOCK_AGAIN = 0.01  # seconds until it does
 
@@ -157,7 +158,7 @@ def connect(address: Address, number: int, timeout: float) -> socket.socket:
     """
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        connection.settimeout(timeout)
+        connection.settimeout(min(timeout, LONGEST))
         _knock(connection, address.name, time.monotonic() + timeout)
         _, uid = peer_credentials(connection)
         if uid != os.geteuid():
@@ -195,7 +196,7 @@ def send_fds(connection: socket.socket, fds: list[int], timeout: float | None = 
     """
     chunks = [fds[i : i + FDS_PER_MESSAGE] for i in range(0, len(fds), FDS_PER_MESSAGE)] or [[]]
     left = len(fds)
-    connection.settimeout(timeout)
+    connection.settimeout(None if timeout is None else min(timeout, LONGEST))
     for chunk in chunks:
         left -= len(chunk)
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", chunk))] if chunk else []

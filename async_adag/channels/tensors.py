@@ -22,6 +22,7 @@ import ray
 from ray.cloudpickle import CloudPickler
 
 from async_adag.channels.codec import Failure, Stop
+from async_adag.channels.pickled_arrays import ArrayReducers, reduce_array
 from async_adag.channels.tensor_headers import Header, flat_of, header_of, in_rows, is_plain
 from async_adag.channels.torch_tensors import reduce_tensor
 from async_adag.gpu.jax_arrays import is_jax, is_on_gpu, may_travel
@@ -152,7 +153,7 @@ class _Taken:
             return self._number("", part)
         reduce = CloudPickler.dispatch_table.get(type(part))
         if reduce is None:
-            return reduce_tensor(part) if library == "torch" else part.__reduce_ex__(5)
+            return _AS_EVER[library](part)
         return reduce(part)
 
     def take_jax(self, part: Any) -> Any:
@@ -207,6 +208,11 @@ def _is_never(_: Any) -> bool:
 
 
 _IS_OFF_GPU = {"torch": _is_off_gpu, "cupy": _is_never}
+_AS_EVER: dict[str, Callable[[Any], Any]] = {
+    "torch": reduce_tensor,
+    "numpy": reduce_array,
+    "cupy": lambda part: part.__reduce_ex__(5),
+}
 
 
 def _is_of_numbers(array: Any) -> bool:
@@ -232,6 +238,9 @@ class _Pickler(CloudPickler):  # type: ignore[misc]
         table = {kind: partial(taken.take, library, is_one) for kind, library, is_one in kinds}
         # Exact types only: what is derived from them has reducers of its own.
         self.dispatch_table = CloudPickler.dispatch_table.new_child(table)
+        arrays = ArrayReducers()
+        arrays.look()
+        self.dispatch_table.maps.append(arrays)
         self._taken = taken
         super().__init__(file, 5, buffers.append)
 

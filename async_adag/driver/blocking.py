@@ -19,7 +19,6 @@ from async_adag.channels.parking import Parking, SentinelFired
 from async_adag.channels.pollers import make_poller
 from async_adag.driver.interrupts import Held
 from async_adag.errors import ExecutionTimeout
-from async_adag.options import check_timeout
 
 if TYPE_CHECKING:
     from async_adag.driver.engine import Engine
@@ -88,7 +87,6 @@ class Blocking:
 
     def _wait_for(self, refs: list[GraphRef], done: Callable[[], bool], timeout: float | None) -> None:
         """Wait for refs of one execution: for ``timeout``, or until its deadline, which settles them."""
-        check_timeout(timeout)
         engine = self._engine
         if timeout is None:
             timeout = engine.options.get_timeout

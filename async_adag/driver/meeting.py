@@ -211,6 +211,12 @@ class Meeting:
             if guest.pidfd >= 0:
                 os.close(guest.pidfd)
         self._epoll.close()
+        # Nothing of Ray's is left to the garbage collector: a forked child runs it too, and Ray would take locks
+        # there that other threads may have held as it was forked.
+        self._guests.clear()
+        self._known.clear()
+        self._in_turn.clear()
+        self._handles = ()
 
     def _admit(self, number: int, connection: socket.socket) -> None:
         guest = self._guests.get(number)

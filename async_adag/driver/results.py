@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
 from async_adag.driver.ray_refs import RefBase
+from async_adag.options import check_timeout
 
 if TYPE_CHECKING:
     from async_adag.driver.engine import Engine
@@ -47,6 +48,8 @@ class GraphRef(RefBase):
             GraphBroken: an actor died, or a channel failed, before it arrived.
             Exception: what a node raised; the same object each time.
         """
+        if timeout is not None:
+            check_timeout(timeout)
         if not self._settled:
             self._engine.blocking.wait_for(self, timeout)
         if self._error is not None:
@@ -97,6 +100,8 @@ class GraphRef(RefBase):
 class RefList(list[GraphRef]):
     """The refs of an execution with several outputs."""
 
+    _first: Exception | None = None  # the error that somebody was told first
+
     def get(self, timeout: float | None = None) -> list[Any]:
         """Wait for all results.
 
@@ -104,26 +109,42 @@ class RefList(list[GraphRef]):
             timeout: seconds for all of them together, as in `GraphRef.get`.
 
         Raises:
-            Exception: as `GraphRef.get`; the first error, as soon as it is there.
+            Exception: as `GraphRef.get`; the first error, as soon as it is there, and the same one each time.
         """
+        if timeout is not None:
+            check_timeout(timeout)
+        if self._first is not None:
+            raise self._first.with_traceback(None)
         if self:
             self[0]._engine.blocking.wait_for_all(self, timeout)
-        for ref in self:
-            if ref._error is not None:
-                ref.get(0)
+        try:
+            for ref in self:
+                if ref._error is not None:
+                    ref.get(0)
+        except Exception as error:
+            self._first = error
+            raise
         return [ref.get(0) for ref in self]
 
 
 class FutureList(list["asyncio.Future[Any]"]):
     """The futures of an execution with several outputs; awaitable for the list of their values.
 
-    The first error wins there; each future has its own outcome all the same.
+    The first error wins there, and stays the first; each future has its own outcome all the same.
     """
+
+    _first: Exception | None = None
 
     __hash__ = object.__hash__  # type: ignore[assignment]  # gather() and wait() put awaitables into a set
 
     def __await__(self) -> Generator[Any, None, list[Any]]:
-        for future in self:
-            if not future.done():
-                return (yield from asyncio.gather(*self).__await__())
-        return [future.result() for future in self]
+        if self._first is not None:
+            raise self._first.with_traceback(None)
+        try:
+            for future in self:
+                if not future.done():
+                    return (yield from asyncio.gather(*self).__await__())
+            return [future.result() for future in self]
+        except Exception as error:
+            self._first = error
+            raise

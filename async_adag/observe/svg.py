@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from xml.sax.saxutils import escape, quoteattr
+from html import escape  # that of `xml.sax` has an environment variable read as it is imported
 
 from async_adag.observe.layout import LABEL_GAP, LINE, PAD, Box, Layout, Route, lay_out, text_width
 from async_adag.observe.picture import Picture
@@ -30,7 +30,7 @@ def draw_svg(picture: Picture) -> str:
     title = f"{len(picture.actors)} actors, {len(picture.calls)} nodes"
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
-        f'viewBox="0 0 {width} {height}" role="img" font-family={quoteattr(FONT)} font-size="12" fill="{INK}">',
+        f'viewBox="0 0 {width} {height}" role="img" font-family="{escape(FONT)}" font-size="12" fill="{INK}">',
         f"<title>{title}</title>",
         f'<rect width="{width}" height="{height}" rx="8" fill="{PAPER}"/>',
         f'<g transform="translate({PAD} {PAD})">',

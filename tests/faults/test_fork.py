@@ -124,6 +124,49 @@ def test_every_use_in_a_child_is_refused_and_the_parent_goes_on(cluster, args):
     )
 
 
+def test_compiling_leaves_nothing_of_rays_to_a_childs_garbage_collector(cluster, args):
+    """Ray takes locks as it lets go of a ref, which a thread of the parent may have held at the fork."""
+    run(
+        cluster,
+        args,
+        """
+        from ray.actor import ActorHandle
+
+        def of_ray():
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            gc.collect()
+            gc.set_debug(0)
+            found = [one for one in gc.garbage if isinstance(one, (ray.ObjectRef, ActorHandle))]
+            gc.garbage.clear()
+            return found
+
+        gc.disable()
+        gc.collect()
+        async def main():
+            async with await async_adag.compile_async(dag) as awaited:
+                await awaited(1)
+        for _ in range(2):
+            asyncio.run(main())
+            with async_adag.compile(dag) as graph:
+                graph.execute(1).get()
+            del graph
+            assert of_ray() == []
+        occupied = worker.hold_or_echo.remote(path)
+        try:
+            async_adag.compile(dag, compile_timeout=0.2)
+        except async_adag.GraphError:
+            pass
+        else:
+            raise AssertionError("the actor was free")
+        assert of_ray() == []
+        with open(path, "w") as gate:
+            gate.write("held")
+        ray.get(occupied)
+        print("done")
+        """,
+    )
+
+
 @pytest.mark.parametrize("loop", ["asyncio.new_event_loop", "__import__('uvloop').new_event_loop"])
 def test_a_child_that_lives_on_steals_no_wake_up(cluster, args, loop):
     """From a running loop and beside a thread that waits; the child is there all the time."""

@@ -11,10 +11,16 @@ from ray.dag import InputNode, MultiOutputNode
 
 import async_adag
 from async_adag import ExecutionTimeout
+from tests.gate import wait_at
 
 
 def fail(x):
     raise LookupError(x)
+
+
+def hold_and_fail(path):
+    wait_at(path)
+    raise ZeroDivisionError
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +84,41 @@ async def test_the_first_error_wins_and_each_future_has_its_own_outcome(held_and
     assert await fine == gate.path
     gate.open("opened")
     assert await held == "opened"
+
+
+@pytest.fixture(scope="module")
+def both_fail(workers):
+    """The second output fails at once, the first when its gate opens."""
+    with InputNode() as path:
+        dag = MultiOutputNode([workers[0].call.bind(hold_and_fail, path), workers[1].call.bind(fail, path)])
+    with async_adag.compile(dag) as compiled:
+        yield compiled
+
+
+async def test_the_first_error_stays_the_first_when_others_follow(both_fail, gate):
+    futures = await both_fail.execute_async(gate.path)
+    with pytest.raises(LookupError) as first:
+        await futures
+    gate.open()
+    with pytest.raises(ZeroDivisionError):
+        await futures[0]
+    for _ in range(2):
+        with pytest.raises(LookupError) as again:
+            await futures
+        assert again.value is first.value
+
+
+def test_the_first_error_of_refs_stays_the_first_when_others_follow(both_fail, gate):
+    refs = both_fail.execute(gate.path)
+    with pytest.raises(LookupError) as first:
+        refs.get()
+    gate.open()
+    with pytest.raises(ZeroDivisionError):
+        refs[0].get()
+    for _ in range(2):
+        with pytest.raises(LookupError) as again:
+            refs.get()
+        assert again.value is first.value
 
 
 async def test_a_failed_call_leaves_the_graph_alone(held_and_failed, make_gate):

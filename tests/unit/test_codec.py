@@ -404,3 +404,90 @@ def test_more_buffers_than_a_message_carries_are_refused_and_spoil_nothing(monke
     ):
         encoder.encode([*value, np.arange(4)])
     assert same(round_trip(value, encoder), value)
+
+
+LAYOUTS = {
+    "plain": np.arange(6),
+    "in rows": np.arange(24).reshape(2, 3, 4),
+    "in columns": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+    "every second": np.arange(10)[::2],
+    "backwards": np.arange(10)[::-1],
+    "turned": np.arange(24).reshape(2, 3, 4).transpose(1, 2, 0),
+    "spread": np.broadcast_to(np.arange(3), (4, 3)),
+    "one number": np.array(5.0),
+    "none": np.zeros((0, 3)),
+    "of no bytes": np.zeros(3, "V0"),
+    "in another byte order": np.arange(3, dtype=np.dtype("f8").newbyteorder()),
+    "words": np.array(["a", "bb"]),
+    "records": np.zeros(3, [("x", "i4"), ("y", "f8")]),
+    "dates": np.array(["2020-01-01", "NaT"], "M8[D]"),
+    "dates in columns": np.array([["2020", "2021"], ["2022", "2023"]], "M8[Y]", order="F"),
+    "every second date": np.arange(10).astype("m8[s]")[::2],
+    "one date": np.array("2020-01-01", "M8[ns]"),
+    "no dates": np.zeros(0, "M8[s]"),
+    "dates in records": np.array([("2020", 1)], [("t", "M8[s]"), ("n", "i4")]),
+    "objects": np.array([1, None, "three"], object),
+    "one object": np.array(None, object),
+    "objects in records": np.array([(1, "x")], [("n", "i4"), ("o", object)]),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("place", ["bare", "inside"])
+def test_arrays_of_every_layout_arrive_right_and_cannot_be_written(layout, place):
+    array = LAYOUTS[layout]
+    for encoder in [Encoder()] * 2:
+        got = round_trip(array if place == "bare" else {"array": [array]}, encoder)
+        if place == "inside":
+            ((got,),) = got.values()
+        assert type(got) is np.ndarray
+        assert (got.dtype, got.shape) == (array.dtype, array.shape)
+        assert got.tolist() == array.tolist()
+        assert not got.flags.writeable or layout == "of no bytes"
+
+
+@pytest.mark.parametrize("layout", ["every second", "turned", "dates", "every second date", "dates in records"])
+def test_elements_travel_out_of_band_whatever_their_layout(layout):
+    array = np.concatenate([LAYOUTS[layout]] * 1000)
+    _, body, buffers = Encoder().encode([array])
+    assert [len(buffer) for buffer in buffers] == [array.nbytes]
+    assert len(body) < 500
+
+
+def test_arrays_in_columns_stay_so():
+    for layout in ("in columns", "dates in columns"):
+        assert round_trip(LAYOUTS[layout]).flags.fnc
+
+
+def test_an_array_of_objects_may_hold_itself():
+    array = np.empty(2, object)
+    array[:] = [array, 3]
+    got = round_trip(array)
+    assert got[0] is got
+    assert got[1] == 3
+
+
+def test_an_array_that_is_held_twice_stays_one():
+    array = np.arange(10)[::2]
+    one, other = round_trip([array, array])
+    assert one is other
+
+
+def test_arrays_of_a_class_of_its_own_are_pickled_by_it():
+    masked = np.ma.array([1, 2], mask=[False, True])
+    got = round_trip(masked)
+    assert type(got) is np.ma.MaskedArray
+    assert got.tolist() == [1, None]
+
+
+def test_whoever_registered_a_way_for_arrays_has_it():
+    code = """
+import numpy as np, ray.util
+from async_adag.channels.codec import Encoder, DECODERS
+ray.util.register_serializer(np.ndarray, serializer=lambda array: array.tolist(), deserializer=tuple)
+for array in (np.arange(3), np.arange(6)[::2]):
+    kind, body, buffers = Encoder().encode([array])
+    assert not buffers
+    assert DECODERS[kind](memoryview(bytes(body)), []) == [tuple(array.tolist())]
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
