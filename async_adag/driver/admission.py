@@ -18,7 +18,7 @@ from async_adag.driver.capacity import Waiter
 from async_adag.driver.engine import Engine
 from async_adag.driver.interrupts import Held
 from async_adag.driver.joint import parts_of
-from async_adag.driver.reasons import broken_off
+from async_adag.driver.reasons import broken_off, in_the_midst
 from async_adag.driver.results import GraphRef
 from async_adag.errors import CapacityExceeded
 from async_adag.graph.model import FromInput
@@ -259,6 +259,10 @@ class Admission:
     def _admit(self, args: tuple[Any, ...], kwargs: dict[str, Any], sinks: Sinks, reserved: bool) -> Entry[Sinks]:
         """Send an execution whose place is free, or ``reserved``."""
         engine, ledger = self._engine, self._ledger
+        if self._inputs.is_sending:
+            if reserved:
+                ledger.release()
+            raise in_the_midst()
         if not reserved:
             ledger.reserve()  # pickling runs code of the user's, which may come back here
         try:
@@ -274,7 +278,10 @@ class Admission:
             self._inputs.publish()  # first: while the actor wakes, there is time for the books
             for number, key in self._echoes:
                 engine.arrivals.settle(sinks[number], part(key, args, kwargs), None, self._loop.is_here())
-            return ledger.admit(sinks)
+            entry = ledger.admit(sinks)
+            self._inputs.is_sending = False
+            return entry
         except BaseException as error:
+            self._inputs.is_sending = False
             engine.fail(broken_off(error))
             raise

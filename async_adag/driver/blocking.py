@@ -18,6 +18,7 @@ from async_adag.channels.doorbell import Doorbell
 from async_adag.channels.parking import Parking, SentinelFired
 from async_adag.channels.pollers import make_poller
 from async_adag.driver.interrupts import Held
+from async_adag.driver.reasons import in_the_midst
 from async_adag.errors import ExecutionTimeout
 
 if TYPE_CHECKING:
@@ -118,6 +119,8 @@ class Blocking:
             if held.noted:
                 held.check()
             with engine.lock:
+                if engine.is_taking_in or engine.inputs.is_sending:
+                    raise in_the_midst()  # by this thread, as the lock is its own: it would wait for itself
                 if has_left:
                     has_left = False
                     engine.notice_departures()

@@ -47,6 +47,7 @@ class Engine:
         line: who waits for a place.
         inputs: its writing ends.
         arrivals: its reading ends.
+        is_taking_in: whether some thread takes in what has arrived, in the middle of it.
         loop: the event loop that it serves.
         attention: what that listens by.
         blocking: the threads that wait for it.
@@ -75,6 +76,7 @@ class Engine:
         self.tracing: object | None = None
         self._network = ends.network
         self._deaf = False  # while taking in, and when nothing more will be taken in
+        self.is_taking_in = False
         self._is_stopped = False  # whether STOP was sent
         self._quiet: list[Waiter] = []  # who waits until nothing is in flight and STOP may be written
         self._leaving: list[Waiter] = []  # who waits until every actor has left
@@ -115,11 +117,12 @@ class Engine:
         """
         if self._network is not None:
             self._network.turn()  # also when deaf: what nobody receives would ring for ever
-        if self._deaf:
+        # Unpickling runs code of the user's, and handlers of signals come anywhere: either may come back here.
+        if self._deaf or self.inputs.is_sending:
             return
         arrived = self.ledger.arrived
         try:
-            self._deaf = True  # unpickling runs code of the user's, which may come back here
+            self._deaf = self.is_taking_in = True
             broken = self.arrivals.take_in(here or self.loop.is_here())
             if broken is not None:
                 self.fail(broken)
@@ -129,6 +132,7 @@ class Engine:
                 self.fail(broken_off(error))
             raise
         finally:
+            self.is_taking_in = False
             self._deaf = self.life.refusal is not None and self.life.state is not State.DRAINING
         if self.ledger.arrived != arrived:
             self.blocking.tell()
@@ -321,6 +325,7 @@ class Engine:
         self.lock = threading.RLock()
         self.life.leave_to_parent()
         self._deaf = True
+        self.is_taking_in = self.inputs.is_sending = False  # by another thread, of the parent's
         self.arrivals.let_go()
         self.inputs.let_go()
         self._network = None

@@ -25,6 +25,7 @@ class Inputs:
     Attributes:
         check: of the arguments of one execution; see `Arguments.check`.
         writers: the writing ends; none any more once they are let go.
+        is_sending: whether an execution is being sent that is not in the books yet.
     """
 
     def __init__(self, plan: Plan, writers: dict[int, Writer], fail: Callable[[Reason], None]) -> None:
@@ -34,6 +35,7 @@ class Inputs:
         self._values = arguments.values
         self._plan = plan
         self._fail = fail
+        self.is_sending = False
         self._bytes = 0  # of the writers that were let go
 
     def may_write(self) -> bool:
@@ -50,6 +52,8 @@ class Inputs:
     def stage(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Put one execution where `publish` sends it from: all of it or, where something is raised, nothing.
 
+        From here on `is_sending`, until whoever has entered it in the books says otherwise.
+
         Raises:
             FrameError: a channel cannot go on, which has broken the graph.
             Exception: whatever pickling raised.
@@ -58,14 +62,18 @@ class Inputs:
         try:
             if len(writers) == 1:
                 (writer,) = writers
-                writer.stage(writer.encode(self._values(args, kwargs)[0]))
+                frame = writer.encode(self._values(args, kwargs)[0])
+                self.is_sending = True
+                writer.stage(frame)
             else:
                 # All are pickled before any is staged, and all staged before any is sent.
                 values = self._values(args, kwargs)
                 frames = [each.encode(value) for each, value in zip(writers, values, strict=True)]
+                self.is_sending = True
                 for writer, frame in zip(writers, frames, strict=True):
                     writer.stage(frame)
         except BaseException as error:
+            self.is_sending = False
             for each in writers:
                 each.unstage()
             if isinstance(error, FrameError):

@@ -36,6 +36,14 @@ def departure(plan: Plan, left: Left, snapshot: LoopSnapshot) -> Reason:
     return lambda seq: GraphBroken(f"{actor.name} left the graph, {doing}{where}: {said}; {_outcome(seq)}")
 
 
+def in_the_midst() -> RuntimeError:
+    """A call of a graph came while the same thread was in the middle of a step of it."""
+    return RuntimeError(
+        "this graph was called in the middle of another call of it on the same thread: by a signal's handler, a "
+        "finalizer, or code that runs while a value is unpickled. Have it set an event, and call the graph then"
+    )
+
+
 def dead_at_compile(name: str, nodes: str, error: RayActorError) -> CompileActorDied:
     """An actor cannot take part, as it is dead; ``error`` is what Ray says of it."""
     why = ""

@@ -1,0 +1,132 @@
+"""A call of a graph in the middle of another one on the same thread: refused, and nothing gets out of step."""
+
+from __future__ import annotations
+
+import pytest
+
+REFUSED = "in the middle of another call"
+
+
+class InTheMidst:
+    """A writing end that does something else just before or just after it sends, as a signal's handler would."""
+
+    def __init__(self, writer, step, when):
+        self._writer = writer
+        self._step = step
+        self._when = when
+
+    def publish(self):
+        if self._when == "before":
+            self._step()
+        self._writer.publish()
+        if self._when == "after":
+            self._step()
+
+    def __getattr__(self, name):
+        return getattr(self._writer, name)
+
+
+@pytest.fixture
+def interrupt():
+    """Has a step done in the middle of the next execution of a stage."""
+
+    def have(stage, when, step):
+        writers = stage.engine.inputs.writers
+        plain = writers[0]
+
+        def once():
+            writers[0] = plain
+            step()
+
+        writers[0] = InTheMidst(plain, once, when)
+
+    return have
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_execution_in_the_middle_of_sending_another(make_stage, interrupt, when):
+    stage = make_stage(1, max_inflight=3)
+
+    def step():
+        with pytest.raises(RuntimeError, match=REFUSED):
+            stage.compiled.execute("handler")
+
+    interrupt(stage, when, step)
+    refs = [stage.compiled.execute(number) for number in range(3)]
+    for number in range(3):
+        stage.parts[0].answer(number)
+    assert [ref.get() for ref in refs] == [0, 1, 2]
+    assert stage.parts[0].history == [0, 1, 2]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_wait_for_a_result_in_the_middle_of_sending(make_stage, interrupt, when):
+    stage = make_stage(1)
+    earlier = stage.compiled.execute("earlier")
+    stage.parts[0].answer("earlier")
+
+    def step():
+        if when == "after":
+            stage.parts[0].answer("outer")
+        with pytest.raises(RuntimeError, match=REFUSED):
+            earlier.get()
+        assert stage.compiled.stats().in_flight == 1
+
+    interrupt(stage, when, step)
+    ref = stage.compiled.execute("outer")
+    if when == "before":
+        stage.parts[0].answer("outer")
+    assert (earlier.get(), ref.get()) == ("earlier", "outer")
+
+
+class Full:
+    """A writing end that has no room."""
+
+    def __init__(self, writer):
+        self._writer = writer
+
+    def stage(self, encoded):
+        raise OSError("no room")
+
+    def __getattr__(self, name):
+        return getattr(self._writer, name)
+
+
+def test_what_cannot_be_sent_leaves_the_next_call_alone(make_stage):
+    stage = make_stage(1)
+    writers = stage.engine.inputs.writers
+    writers[0] = Full(writers[0])
+    with pytest.raises(OSError, match="no room"):
+        stage.compiled.execute(1)
+    writers[0] = writers[0]._writer
+    ref = stage.compiled.execute(1)
+    stage.parts[0].answer(2)
+    assert ref.get() == 2
+
+
+asked = []
+
+
+class Asks:
+    """Waits for a result of its graph as it is unpickled."""
+
+    def __reduce__(self):
+        return ask, ()
+
+
+def ask():
+    return asked.pop().get(timeout=30)
+
+
+def test_a_wait_for_a_result_while_another_is_unpickled(make_stage):
+    stage = make_stage(1)
+    first, second = (stage.compiled.execute(number) for number in range(2))
+    asked.append(second)
+    stage.parts[0].answer(Asks())
+    stage.parts[0].answer(7)
+    with pytest.raises(RuntimeError, match=REFUSED):
+        first.get()
+    assert second.get() == 7
+    third = stage.compiled.execute(3)
+    stage.parts[0].answer(8)
+    assert third.get() == 8
