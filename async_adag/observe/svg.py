@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from html import escape  # that of `xml.sax` has an environment variable read as it is imported
+import html
 
 from async_adag.observe.layout import LABEL_GAP, LINE, PAD, Box, Layout, Route, lay_out, text_width
 from async_adag.observe.picture import Picture
@@ -13,6 +13,11 @@ BUSY = "#fb923c"
 DASHES = {"local": "6 4", "hand-over": "2 3"}
 SAMPLE = 36  # the length of a line in the legend
 HEAD = 7  # the length of an arrow's head
+
+
+def escape(text: str) -> str:
+    """Text as XML has it. Not that of `xml.sax`, whose import reads an environment variable."""
+    return html.escape(text, quote=False)
 
 
 def draw_svg(picture: Picture) -> str:
