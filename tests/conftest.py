@@ -26,7 +26,7 @@ from tests.gate import Gate
 from tests.nodes import several_nodes, spread
 
 COMPILED = not ring.__file__.endswith(".py")
-LIMIT = 30  # seconds that a test may await
+LIMIT = 100  # seconds that a test may await
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 
@@ -163,7 +163,7 @@ def gate(make_gate: Callable[[], Gate]) -> Gate:
 @pytest.fixture
 def crosswise(monkeypatch):
     """Two compiles go on from the first actor that they have called to the next only when both have called one."""
-    both = threading.Barrier(2, timeout=20)
+    both = threading.Barrier(2, timeout=100)
     plain = meeting.call_in_actor
     seen = set()
 

@@ -35,7 +35,7 @@ HEALTH = {
     "health_check_failure_threshold": 14,
 }
 PASSED, SKIPPED, FAILED = "passed", "skipped", "failed"
-PATIENCE = 40.0  # seconds for a node to come or to go
+PATIENCE = 100.0  # seconds for a node to come or to go
 
 
 class Hosts:

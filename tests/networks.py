@@ -18,7 +18,7 @@ from dataclasses import dataclass
 PREFIX = "adag"
 LINK = "wire"  # what both ends of the link are called
 NOBODY = "02:00:00:00:00:ff"  # the address of no end: what is sent there is lost, and the sender is not told
-PATIENCE = 10.0  # seconds for a command
+PATIENCE = 50.0  # seconds for a command
 
 
 class CannotBeMade(Exception):

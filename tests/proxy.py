@@ -8,7 +8,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 
-PATIENCE = 20.0  # seconds; only a failing test waits
+PATIENCE = 100.0  # seconds; only a failing test waits
 
 
 @dataclass

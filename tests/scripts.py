@@ -45,7 +45,7 @@ def wait_until_ready(program: subprocess.Popen[str]) -> None:
     raise AssertionError(f"it has ended before it was ready: {program.communicate()}")
 
 
-def wait_until_over(program: subprocess.Popen[str], patience: float = 50) -> tuple[str, str]:
+def wait_until_over(program: subprocess.Popen[str], patience: float = 150) -> tuple[str, str]:
     """Wait until it has ended: what it wrote, and its errors.
 
     Where it takes longer than ``patience``, in seconds, the test fails with both, and with where each of its
@@ -57,7 +57,7 @@ def wait_until_over(program: subprocess.Popen[str], patience: float = 50) -> tup
         program.send_signal(signal.SIGABRT)
     with program:
         try:
-            output, errors = program.communicate(timeout=5)
+            output, errors = program.communicate(timeout=20)
         except subprocess.TimeoutExpired as silent:  # a child of it has the same pipes
             output, errors = (str(part or b"", "utf-8", "replace") for part in (silent.output, silent.stderr))
     pytest.fail(f"it has not ended within {patience} s\n{output}\n{errors}")

@@ -14,7 +14,7 @@ import pytest
 
 from async_adag.channels.rendezvous import Address, Listener
 
-PATIENCE = 30  # seconds; only a failing test waits
+PATIENCE = 100.0  # seconds; only a failing test waits
 NOBODY = 65534
 
 # A process of another user: modules are imported before it gives root up, as it may not read them afterwards.

@@ -23,7 +23,7 @@ from async_adag.channels.tcp_writer import TcpWriter
 from async_adag.protocol.handshake import Purpose
 from tests.sides import Sides
 
-PATIENCE = 20.0  # seconds; only a failing test waits
+PATIENCE = 100.0  # seconds; only a failing test waits
 HEARTBEAT = 1000.0  # seconds: none in a test, unless it says so
 
 

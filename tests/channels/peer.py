@@ -18,7 +18,7 @@ PEER = 0
 CHANNELS = (Channel(0, DRIVER, (PEER,), ()), Channel(1, PEER, (DRIVER,), ()))
 SLOTS = 16
 SPECS = {channel.number: ring_spec(channel, SLOTS, 1 << 20) for channel in CHANNELS}
-PATIENCE = 30.0  # seconds
+PATIENCE = 100.0  # seconds
 
 
 def answer(value: object) -> object:

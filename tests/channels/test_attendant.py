@@ -11,7 +11,7 @@ import pytest
 from async_adag.channels.attendant import Attendant
 from async_adag.channels.doorbell import Doorbell
 
-SOON = 20.0  # seconds; only a failing test waits
+SOON = 100.0  # seconds; only a failing test waits
 
 
 class Called:

@@ -15,7 +15,7 @@ from async_adag.protocol.handshake import MAGIC, Callee, Caller, Purpose
 
 SECRET = secrets.token_bytes(32)
 LOCAL = "127.0.0.1"
-SOON = 20.0  # seconds; only a failing test waits
+SOON = 100.0  # seconds; only a failing test waits
 
 
 @pytest.fixture

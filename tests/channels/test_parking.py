@@ -12,7 +12,7 @@ from async_adag.channels.doorbell import Doorbell
 from async_adag.channels.parking import Parking, SentinelFired
 from async_adag.channels.pollers import FixedPoller
 
-PATIENCE = 30.0  # seconds; only a failing test waits
+PATIENCE = 100.0  # seconds; only a failing test waits
 
 
 def soon():

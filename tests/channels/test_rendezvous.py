@@ -24,7 +24,7 @@ from async_adag.channels.rendezvous import (
     send_text,
 )
 
-PATIENCE = 30  # seconds; only a failing test waits
+PATIENCE = 100.0  # seconds; only a failing test waits
 
 
 @pytest.fixture

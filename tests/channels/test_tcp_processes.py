@@ -38,7 +38,7 @@ def test_values_go_there_and_back(peer):
         assert np.array_equal(arrived["a"], array)
     ends.write(STOP)
     assert ends.read() is STOP
-    assert process.wait(20) == 0
+    assert process.wait(100) == 0
 
 
 def test_many_are_under_way(peer):
@@ -51,7 +51,7 @@ def test_many_are_under_way(peer):
         assert ends.read() == expected + 1
     ends.write(STOP)
     assert ends.read() is STOP
-    assert process.wait(20) == 0
+    assert process.wait(100) == 0
 
 
 def test_a_process_that_is_killed_is_lost_on_every_channel(peer):

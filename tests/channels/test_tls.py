@@ -20,7 +20,7 @@ from tests.tcp import connected, link
 
 SECRET = secrets.token_bytes(32)
 EDGE = Purpose("edge", 0)
-SOON = 20.0  # seconds; only a failing test waits
+SOON = 100.0  # seconds; only a failing test waits
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ STRAY = 4  # system calls in a hundred executions that are no execution's: memor
 def costs():
     """What was counted, in a process of its own: by case, by name."""
     command = [sys.executable, "-m", "tests.costs.counted"]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50, check=False)
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=150, check=False)
     assert run.returncode == 0, run.stderr
     assert not run.stderr
     return json.loads(run.stdout)

@@ -35,7 +35,7 @@ def trace(case: str, executions: int, folder: Path) -> tuple[Counter[str], Count
     log = folder / "strace.log"
     program = [sys.executable, "-m", "tests.costs.counted", case, str(executions)]
     command = [strace, "-f", "-qq", "-o", str(log), *program]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50, check=False)
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=150, check=False)
     if "ptrace" in run.stderr:
         raise NoTrace(f"strace may not trace here: {run.stderr.strip()}")
     assert run.returncode == 0, run.stderr

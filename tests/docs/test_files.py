@@ -83,7 +83,7 @@ def test_a_readers_own_tests_pass_as_printed(tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=150,
         check=False,
     )
     assert tests.returncode == 0, tests.stdout + tests.stderr

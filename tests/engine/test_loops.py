@@ -78,8 +78,8 @@ def test_a_thread_takes_in_what_a_task_awaits_on_a_loop_that_another_thread_runs
     sent(stage, 2)
     ref = stage.compiled.execute(2)
     busy, go_on = threading.Event(), threading.Event()
-    moved.loop.call_soon_threadsafe(lambda: (busy.set(), go_on.wait(30)))
-    assert busy.wait(30)
+    moved.loop.call_soon_threadsafe(lambda: (busy.set(), go_on.wait(100)))
+    assert busy.wait(100)
     stage.parts[0].answer(1)
     stage.parts[0].answer(2)
     try:

@@ -115,7 +115,7 @@ class Asks:
 
 
 def ask():
-    return asked.pop().get(timeout=30)
+    return asked.pop().get(timeout=100)
 
 
 def test_a_wait_for_a_result_while_another_is_unpickled(make_stage):

@@ -35,7 +35,7 @@ def test_a_missed_deadline_ends_the_wait_for_several_outputs(make_stage):
 
 def test_a_deadline_of_several_outputs_that_is_met(make_stage):
     stage = make_stage()
-    refs = stage.compiled.options(timeout=30).execute(1)
+    refs = stage.compiled.options(timeout=100).execute(1)
     answer_all(stage, 7)
     assert refs.get() == [7, 7]
 
@@ -43,7 +43,7 @@ def test_a_deadline_of_several_outputs_that_is_met(make_stage):
 @pytest.mark.parametrize("parts", [1, 2])
 def test_the_graphs_get_timeout_holds_beside_a_later_deadline(make_stage, parts):
     stage = make_stage(parts, get_timeout=0.05)
-    refs = stage.compiled.options(timeout=30).execute(1)
+    refs = stage.compiled.options(timeout=100).execute(1)
     with pytest.raises(ExecutionTimeout, match="execution 0 has not arrived within"):
         refs.get()
     answer_all(stage, 7)
@@ -60,6 +60,18 @@ def test_a_timeout_longer_than_the_system_counts(make_stage, timeout):
         time.sleep(0)
     stage.parts[0].answer(7)
     assert got.result(30) == 7
+
+
+@pytest.mark.parametrize("timeout", [-1, "1", float("nan"), True])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_timeout_that_is_none_is_refused_though_the_result_is_there(make_stage, parts, timeout):
+    stage = make_stage(parts)
+    refs = stage.compiled.execute(1)
+    answer_all(stage, 7)
+    for _ in range(2):  # the second time it has been taken in
+        with pytest.raises(ValueError, match=r"timeout .*seconds"):
+            refs.get(timeout)
+        assert refs.get() == ([7, 7] if parts == 2 else 7)
 
 
 @pytest.mark.parametrize("kept", [0, 1, 2])

@@ -156,7 +156,7 @@ async def test_a_node_that_exits_ends_its_actor_in_an_orderly_way(workers, make_
         with pytest.raises(GraphBroken):
             await compiled(str(path))
     with pytest.raises(ActorDiedError, match="a node of a compiled graph raised SystemExit"):
-        ray.get(victim.pid.remote(), timeout=20)
+        ray.get(victim.pid.remote(), timeout=100)
     assert path.exists()
     await are_free(workers)
 

@@ -85,7 +85,7 @@ def test_killed_while(workers, make_victim, operation):
         with pytest.raises(GraphBroken):
             compiled.execute(9)
     with pytest.raises(ray.exceptions.RayActorError):
-        ray.get(victim.pid.remote(), timeout=20)
+        ray.get(victim.pid.remote(), timeout=100)
     asyncio.run(are_free(workers))
 
 
@@ -114,7 +114,7 @@ def test_an_async_actor_is_killed_while(workers, make_victim, operation):
         with pytest.raises(GraphBroken):
             compiled.execute(9).get()
     with pytest.raises(ray.exceptions.RayActorError):
-        ray.get(victim.pid.remote(), timeout=20)
+        ray.get(victim.pid.remote(), timeout=100)
     asyncio.run(are_free(workers))
 
 

@@ -165,7 +165,7 @@ def test_executions_take_no_descriptors_sync(descriptors_used_up):
     with pytest.raises(ZeroDivisionError):
         compiled.execute(0).get()
     refs = [compiled.execute(1) for _ in range(20)]  # waits for places
-    assert [ref.get(timeout=30) for ref in refs] == [1] * 20
+    assert [ref.get(timeout=100) for ref in refs] == [1] * 20
 
 
 def test_executions_take_no_descriptors_async(workers, async_worker):

@@ -557,7 +557,7 @@ def test_an_error_that_is_none(workers, graphs):
     out_of(spoilt).await_frames(1)
     as_error(out_of(spoilt), 0, None)
     with pytest.raises(Exception, match=r".") as caught:
-        bad.get(timeout=10)
+        bad.get(timeout=100)
     assert not isinstance(caught.value, (GraphBroken, ExecutionTimeout))
     assert "the error of a node could not be unpickled here" in caught.value.__notes__[0]
     assert spoilt.execute(1).get() == 1

@@ -104,7 +104,7 @@ here, there = (ray.get_actor(name) for name in sys.argv[2:4])
 with InputNode() as x:
     dag = there.echo.bind(here.echo.bind(x))
 compiled = async_adag.compile(dag)
-assert compiled.execute(1).get(timeout=20) == 1
+assert compiled.execute(1).get(timeout=100) == 1
 print("ready", flush=True)
 sys.stdin.read()
 threading.Event().wait()

@@ -14,7 +14,7 @@ import ray
 
 from tests.certificates import make_ca
 
-LIMIT = 50  # seconds; a cluster starts in about ten
+LIMIT = 150  # seconds; two nodes and five programs of it start, one after another
 
 PROGRAM = '''
 import json, logging, os, socket, ssl, sys, threading
@@ -90,7 +90,7 @@ def tapped(plain, self, process):
 
 def run(*actors, **options):
     with async_adag.compile(chain(*actors), **options) as compiled:
-        got = [compiled.execute(MARK * n).get(timeout=10) for n in (1, 1000)]
+        got = [compiled.execute(MARK * n).get(timeout=100) for n in (1, 1000)]
         assert got == [MARK, MARK * 1000]
         return compiled.visualize()
 
@@ -98,13 +98,13 @@ def run(*actors, **options):
 def without_certificate(address):
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    with socket.create_connection(address, timeout=10) as connection, context.wrap_socket(connection) as stream:
+    with socket.create_connection(address, timeout=100) as connection, context.wrap_socket(connection) as stream:
         stream.sendall(bytes(100))
         assert not stream.recv(1)
 
 
 def in_plain_words(address):
-    with socket.create_connection(address, timeout=10) as connection:
+    with socket.create_connection(address, timeout=100) as connection:
         connection.sendall(bytes(100))
         while connection.recv(100):  # an alert, in words of TLS
             pass

@@ -246,4 +246,4 @@ def test_pages_of_the_other_hosts_clock(elsewhere, gate):
             pass
         assert float(found[1]) < 60
         gate.open("held")
-        assert ref.get(timeout=20) == "held"
+        assert ref.get(timeout=100) == "held"

@@ -28,8 +28,8 @@ def chain(*actors):
 
 async def test_two_compiles_at_once_name_the_actors_in_opposite_order(here, there, crosswise):
     one, other = await asyncio.gather(
-        async_adag.compile_async(chain(here[0], there[0]), compile_timeout=40),
-        async_adag.compile_async(chain(there[0], here[0]), compile_timeout=40),
+        async_adag.compile_async(chain(here[0], there[0]), compile_timeout=100),
+        async_adag.compile_async(chain(there[0], here[0]), compile_timeout=100),
     )
     assert [await one(1), await other(2)] == [1, 2]
     await one.aclose()
@@ -40,8 +40,8 @@ async def test_two_compiles_at_once_over_three_on_each_host(here, there, crosswi
     """Among them async actors, and those that get their memory from another of their host."""
     actors = [*here, *there]
     one, other = await asyncio.gather(
-        async_adag.compile_async(chain(*actors), compile_timeout=40),
-        async_adag.compile_async(chain(*reversed(actors)), compile_timeout=40),
+        async_adag.compile_async(chain(*actors), compile_timeout=100),
+        async_adag.compile_async(chain(*reversed(actors)), compile_timeout=100),
     )
     assert [await one(1), await other(2)] == [1, 2]
     await one.aclose()
@@ -68,8 +68,8 @@ def call_in_actor(*args):
     return called[-1]
 
 meeting.call_in_actor = call_in_actor
-with async_adag.compile(dag, compile_timeout=40) as compiled:
-    assert compiled.execute(5).get(timeout=20) == 5
+with async_adag.compile(dag, compile_timeout=100) as compiled:
+    assert compiled.execute(5).get(timeout=100) == 5
 """
 
 

@@ -100,7 +100,7 @@ class Executor:
         return self.graph.execute((tokens, grammar))
 
     def call_all(self, value):
-        return ray.get([worker.echo.remote(value) for stage in self.stages for worker in stage], timeout=30)
+        return ray.get([worker.echo.remote(value) for stage in self.stages for worker in stage], timeout=100)
 
     def shutdown(self):
         if self.graph is not None:
@@ -120,8 +120,8 @@ def test_an_executor_of_tensor_parallel_stages(compile_dag, crew):
     first, second = executor.submit([1])[0], executor.submit([2], 10)[0]  # two batches under way
     assert executor.call_all("still ready") == ["still ready"] * 4
     assert first.get() == ([1], 2)
-    assert ray.get(second, timeout=30) == ([2], 14)
-    assert ray.get(executor.submit([3]), timeout=30) == [([3], 6), ([3], 8)]
+    assert ray.get(second, timeout=100) == ([2], 14)
+    assert ray.get(executor.submit([3]), timeout=100) == [([3], 6), ([3], 8)]
     executor.shutdown()
     assert executor.call_all("free") == ["free"] * 4
     del executor
@@ -162,11 +162,11 @@ def fetched_out_of_order(compile_dag, workers):
         dag = workers[0].add.bind(x, 1)
     compiled = compile_dag(dag)
     refs = [compiled.execute(n) for n in range(8)]
-    last = ray.get(refs.pop(), timeout=30)
-    results = [last, ray.get(refs[1]), ray.get(refs[0], timeout=30)]
+    last = ray.get(refs.pop(), timeout=100)
+    results = [last, ray.get(refs[1]), ray.get(refs[0], timeout=100)]
     del refs
     gc.collect()
-    results.append(compiled.execute(100).get(timeout=30))
+    results.append(compiled.execute(100).get(timeout=100))
     return results
 
 
@@ -264,7 +264,7 @@ def test_an_actor_that_dies(compile_dag, make_actor, gate):
         gate.entered()
         ray.kill(actor)
         with pytest.raises(ActorDiedError):
-            ref.get(timeout=30)
+            ref.get(timeout=100)
         with pytest.raises(RayChannelError):
             compiled.execute(2)
 
@@ -330,7 +330,7 @@ def test_get_waits_as_long_as_rays_context_says_and_a_timeout_consumes_nothing(t
     with pytest.raises(TimeoutError):
         ray.get(ref, timeout=0)
     gate.open("held")
-    assert ray.get(ref, timeout=30) == "held"
+    assert ray.get(ref, timeout=100) == "held"
 
 
 def test_teardown_leaves_the_actors_unless_told_to_kill_them(make_actor):

@@ -314,9 +314,9 @@ class Driver:
 def test_a_driver_that_is_a_rank_of_a_communicator_is_refused(worker, make_actor, tmp_path):
     """Its own part would begin only when all others have, and they wait for it."""
     driver = make_actor(Driver)
-    answer = ray.get(driver.compile_with.remote(worker, str(tmp_path / "log")), timeout=20)
+    answer = ray.get(driver.compile_with.remote(worker, str(tmp_path / "log")), timeout=100)
     assert "is a rank of a communicator of your own" in answer
-    assert ray.get(worker.echo.remote(1), timeout=20) == 1
+    assert ray.get(worker.echo.remote(1), timeout=100) == 1
 
 
 async def test_contributions_that_do_not_fit_are_not_given_to_a_communicator(workers, tmp_path):

@@ -371,7 +371,7 @@ async def test_two_compiles_at_once_whose_ranks_wait_for_one_another(make_actor,
         with InputNode() as x:
             made = first.call.bind(ramp, x).with_tensor_transport(Meets([first, second], folder))
             dags.append(second.call.bind(total, made))
-    graphs = await asyncio.gather(*(async_adag.compile_async(dag, compile_timeout=10) for dag in dags))
+    graphs = await asyncio.gather(*(async_adag.compile_async(dag, compile_timeout=100) for dag in dags))
     assert [await graph(4) for graph in graphs] == [6, 6]
     for graph in graphs:
         await graph.aclose()
@@ -505,7 +505,7 @@ class Driver:
 
 def test_a_driver_that_is_a_rank(worker, make_actor, tmp_path):
     driver = make_actor(Driver)
-    answer = ray.get(driver.compile_with.remote(worker, str(tmp_path)), timeout=20)
+    answer = ray.get(driver.compile_with.remote(worker, str(tmp_path)), timeout=100)
     assert "is a rank of a communicator of your own" in answer
 
 

@@ -217,6 +217,12 @@ def test_a_busy_actor(workers, gate):
         assert compiled.execute(0).get() == 3
 
 
+@pytest.mark.parametrize("timeout", [1e7, 1e12])
+def test_a_compile_timeout_longer_than_sockets_count(worker, timeout):
+    with async_adag.compile(echo(worker), compile_timeout=timeout) as compiled:
+        assert compiled.execute(1).get() == 1
+
+
 def test_questions_before_the_actors_are_met_take_of_the_same_time(worker, monkeypatch):
     def slow(graph, inquiry):
         inquiry.deadline = 0.0  # as if they had taken all there was

@@ -166,5 +166,5 @@ class Dumper:
 
 
 def test_hand_overs_within_the_driver(make_actor):
-    text = ray.get(make_actor(Dumper).dump_myself.remote(), timeout=20)
+    text = ray.get(make_actor(Dumper).dump_myself.remote(), timeout=100)
     assert "0: input: driver (has written 1) -> Dumper (has taken 1)" in text

@@ -191,7 +191,7 @@ async def test_spans_of_map_of_deadlines_and_of_several_outputs(spans, workers):
     with InputNode() as x:
         dag = MultiOutputNode([workers[0].echo.bind(x), workers[1].add.bind(x)])
     async with async_adag.compile(dag) as compiled:
-        spanned = compiled.options(timeout=20).with_spans("both", spans.provider)
+        spanned = compiled.options(timeout=100).with_spans("both", spans.provider)
         assert [pair async for pair in spanned.map(range(5), window=2)] == [[n, n + 1] for n in range(5)]
         assert await spanned(1) == [1, 2]
         with pytest.raises(TypeError):

@@ -118,7 +118,7 @@ class GraphAgainstModel(RuleBasedStateMachine):
 
     def outcome(self, get: Any) -> Any:
         try:
-            return get(timeout=30)
+            return get(timeout=100)
         except Exception as error:
             return error
 

@@ -187,7 +187,7 @@ def test_the_driver_may_be_an_actor(worker, make_actor, kind):
 
 def test_blocking_on_the_loop_on_which_a_node_runs_is_refused(make_actor):
     driver = make_actor(AsyncDriver)
-    answer = ray.get(driver.get_through_myself.remote(), timeout=20)
+    answer = ray.get(driver.get_through_myself.remote(), timeout=100)
     assert answer.startswith("RuntimeError: ")
 
 

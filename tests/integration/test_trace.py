@@ -204,7 +204,7 @@ class Tracer:
 
 
 def test_a_driver_that_is_an_actor_of_the_graph(make_actor, worker):
-    events, clock_errors = ray.get(make_actor(Tracer).trace_myself.remote(worker), timeout=20)
+    events, clock_errors = ray.get(make_actor(Tracer).trace_myself.remote(worker), timeout=100)
     check_events(events, clock_errors)
     assert [e["name"] for e in spans(events, cat="compute")] == ["echo"] * 3
     assert len(names_of(events, "process_name")) == 3

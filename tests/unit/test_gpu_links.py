@@ -320,7 +320,7 @@ class Communicator:
 
     def __init__(self, ranks, identity, rank) -> None:
         assert (ranks, identity) == (2, b"id")
-        Communicator.meeting.wait(10)
+        Communicator.meeting.wait(100)
         self.calls: list = []
         self.error: Exception | None = None
         self.hook = lambda: None
@@ -414,12 +414,12 @@ def test_destroy_waits_for_a_call_and_aborts_beneath_one_that_does_not_return(gr
 
     def hook() -> None:
         entered.set()
-        go_on.wait(10)
+        go_on.wait(100)
 
     communicator.hook = hook
     thread = threading.Thread(target=link.send, args=(Span(0, 1), SimpleNamespace(handle=0)))
     thread.start()
-    entered.wait(10)
+    entered.wait(100)
     link.ABORT_AFTER = 0.01
     link.destroy()
     assert communicator.calls[1:] == [("abort",)]

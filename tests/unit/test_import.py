@@ -11,7 +11,7 @@ import pytest
 import async_adag
 
 # Imports the package in a process of its own, where every attempt to import a GPU library and every look at the
-# environment is noted, with the file that made it. Libraries that are there before it are not its business.
+# environment is noted, with the files that led to it. Libraries that are there before it are not its business.
 WATCHED = """
 import json, os, sys, threading
 
@@ -19,17 +19,17 @@ import anyio, ray, ray.cloudpickle, ray.dag, ray.exceptions, ray.experimental.co
 
 imports, looks = [], []
 
-def asker():
-    frame = sys._getframe(2)
-    while "importlib" in frame.f_code.co_filename or frame.f_code.co_filename == os.__file__ \
-            or "_collections_abc" in frame.f_code.co_filename:
+def askers():
+    frame, files = sys._getframe(2), []
+    while frame is not None:
+        files.append(frame.f_code.co_filename)
         frame = frame.f_back
-    return frame.f_code.co_filename
+    return files
 
 class Finder:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in ("cupy", "torch", "jax"):
-            imports.append([name, asker()])
+            imports.append([name, askers()])
 
 sys.meta_path.insert(0, Finder())
 for name in [n for n in sys.modules if n.partition(".")[0] in ("cupy", "torch", "jax")]:
@@ -39,7 +39,7 @@ Environ = type(os.environ)
 look = Environ.__getitem__
 
 def noted(self, key):
-    looks.append([key, asker()])
+    looks.append([key, askers()])
     return look(self, key)
 
 Environ.__getitem__ = noted
@@ -69,13 +69,13 @@ def facts():
     done = subprocess.run([sys.executable, "-c", WATCHED], capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
     # The watch itself works: it saw the look and the import that the script makes on purpose.
-    assert ["HOME", "<string>"] in found["looks"]
-    assert ["torch", "<string>"] in found["imports"]
+    assert any(name == "HOME" for name, _ in found["looks"])
+    assert any(name == "torch" for name, _ in found["imports"])
     return found
 
 
 def by_the_package(facts, notes):
-    return [note for note in notes if note[1].startswith(facts["package"])]
+    return [(name, files) for name, files in notes if any(file.startswith(facts["package"]) for file in files)]
 
 
 def test_no_gpu_library_is_imported(facts):

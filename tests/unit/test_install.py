@@ -15,7 +15,7 @@ from async_adag.channels.rendezvous import Listener
 from async_adag.graph.plan import ActorPlan
 from tests.threads import in_thread
 
-PATIENCE = 30  # seconds; only a failing test waits
+PATIENCE = 100.0  # seconds; only a failing test waits
 
 
 def before_it_is_let_in(listener):
