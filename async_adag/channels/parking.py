@@ -16,7 +16,7 @@ from async_adag.channels.network import Network
 from async_adag.protocol.polling import Poller
 
 _CHECK_NS = 1_000_000  # a wait that polls for longer looks at its descriptors that often
-_LONGEST = 86_400  # seconds: epoll counts milliseconds in 32 bits, and the caller waits again
+_LONGEST = 86_400  # seconds: epoll counts milliseconds in 32 bits
 
 
 class SentinelFired(Exception):
@@ -37,6 +37,7 @@ class Parking:
         poller: Poller | None = None,
         nudge: Doorbell | None = None,
         network: Network | None = None,
+        longest: float = _LONGEST,
     ) -> None:
         """A place to park.
 
@@ -47,8 +48,11 @@ class Parking:
             nudge: rung by other threads of this process. Where one of them reads the doorbell, as an event loop
                 has to, a ring may be gone before this thread has seen it: then that thread passes the news on.
             network: the connections with other hosts, if there are any; takes its turns here.
+            longest: seconds that it sleeps at a time. Python handles signals in between: one that comes just
+                before the system call, or that the system gives to another thread, ends no sleep.
         """
         self._network = network
+        self._longest = longest
         self._bells = {bell.fd for bell in (doorbell, nudge) if bell is not None}
         self._epoll = select.epoll()
         try:
@@ -103,8 +107,13 @@ class Parking:
 
     def _park(self, deadline: float | None) -> bool:
         self.parked += 1
-        timeout = None if deadline is None else min(max(0.0, deadline - time.monotonic()), _LONGEST)
-        events = self._epoll.poll(timeout)
+        timeout = self._longest
+        while True:
+            if deadline is not None:
+                timeout = min(max(0.0, deadline - time.monotonic()), self._longest)
+            events = self._epoll.poll(timeout)
+            if events or timeout < self._longest:
+                break
         for fd, _ in events:
             if fd not in self._bells:
                 raise SentinelFired(fd)

@@ -21,6 +21,8 @@ from async_adag.driver.interrupts import Held
 from async_adag.driver.reasons import in_the_midst
 from async_adag.errors import ExecutionTimeout
 
+LONGEST_SLEEP = 1.0  # seconds: a signal that the system call has missed is handled after that
+
 if TYPE_CHECKING:
     from async_adag.driver.engine import Engine
     from async_adag.driver.results import GraphRef
@@ -43,6 +45,7 @@ class Blocking:
                 make_poller(engine.options.poll_ns, deployment.board, engine.is_alone),
                 self._nudge,
                 deployment.ends.network,
+                LONGEST_SLEEP,
             )
         except BaseException:
             self._nudge.close()
@@ -160,11 +163,11 @@ class Blocking:
                         self._wake_followers()
 
     def _follow(self, turn: threading.Lock, left: float | None, held: Held) -> None:
-        """Wait until somebody wakes this thread; ``turn`` is let go then."""
+        """Wait until somebody wakes this thread, which lets go of ``turn``, or for a while."""
         held.wake = lambda: _let_go(turn)
         try:
             if not held.noted:
-                turn.acquire(timeout=-1 if left is None else min(left, threading.TIMEOUT_MAX))
+                turn.acquire(timeout=LONGEST_SLEEP if left is None else min(left, LONGEST_SLEEP))
         finally:
             held.wake = None
             with self._engine.lock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 
@@ -43,8 +44,8 @@ def sentinel():
 def make_parking(bell):
     made = []
 
-    def make(sentinels=(), poller=None):
-        made.append(Parking(bell, list(sentinels), poller))
+    def make(sentinels=(), poller=None, **options):
+        made.append(Parking(bell, list(sentinels), poller, **options))
         return made[-1]
 
     yield make
@@ -96,6 +97,36 @@ def test_what_is_there_when_it_arms_is_not_waited_for(make_parking):
     parking = make_parking()
     assert parking.wait(never, lambda: True)
     assert parking.parked == 0
+
+
+def test_a_signal_that_does_not_end_the_system_call_is_handled_all_the_same(bell, make_parking):
+    """Another thread gets it here; so it is with one that comes just before the call."""
+    parking = make_parking(longest=0.01)
+
+    def send():
+        for _ in range(100):
+            while not parking.parked:
+                time.sleep(0)
+            time.sleep(0)  # by and by the main thread sleeps
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, lambda *_: bell.ring())
+    try:
+        thread = threading.Thread(target=send)
+        thread.start()
+        assert parking.wait(never, never, soon())
+        thread.join()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert parking.parked == 1
+
+
+@pytest.mark.parametrize("left", [0.03, 0.025, 0.01, 0.001])
+def test_a_deadline_is_kept_by_one_that_sleeps_for_less_at_a_time(make_parking, left):
+    parking = make_parking(longest=0.01)
+    deadline = time.monotonic() + left
+    assert not parking.wait(never, never, deadline)
+    assert time.monotonic() >= deadline
 
 
 def test_a_deadline_that_has_passed_ends_the_wait(make_parking):

@@ -137,6 +137,16 @@ def test_ctrl_c_ends_a_wait_and_the_graph_goes_on(cluster, args, wait):
     assert interrupt(start(cluster, COMPILE, wait, args=args)) == (0, "done\n", "")
 
 
+@pytest.mark.parametrize("wait", ["get", "get behind another thread", "execute"])
+def test_a_ctrl_c_that_another_thread_gets(cluster, args, wait):
+    """The system call that the main thread waits in goes on then, as after one that comes just before it."""
+    mask = """
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    """
+    assert interrupt(start(cluster, COMPILE, mask, WAITS[wait], args=args)) == (0, "done\n", "")
+
+
 LOOPS = {"asyncio": "asyncio.new_event_loop", "uvloop": "__import__('uvloop').new_event_loop"}
 AWAITING = """
 async def main():
