@@ -22,3 +22,10 @@ def in_thread(function: Callable[..., Any], *args: Any) -> Future[Any]:
 
     threading.Thread(target=run, daemon=True).start()
     return future
+
+
+def join_all(name: str, seconds: float) -> None:
+    """Wait for the threads of that name, which end by themselves; for so long at most, each."""
+    for thread in threading.enumerate():
+        if thread.name == name:
+            thread.join(seconds)

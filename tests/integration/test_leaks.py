@@ -16,9 +16,10 @@ from ray.dag import InputNode, MultiOutputNode
 import async_adag
 from async_adag import GraphClosed, GraphError
 from tests.belongings import Belongings, take_stock
-from tests.threads import in_thread
+from tests.threads import in_thread, join_all
 
 ROUNDS = 30
+NETWORK = "async_adag driver, network"  # of graphs over several hosts; ends when others have what was sent
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +172,7 @@ async def test_a_closed_graph_that_is_held_holds_nothing_itself(processes, end):
     coroutine = end(compiled)
     if coroutine is not None:
         await coroutine
+    join_all(NETWORK, seconds=10)
     assert take_stock().of_graphs() - before == Counter()
     assert "closed" in repr(compiled)
     assert sum(node.calls for node in compiled.stats().nodes) >= 4
@@ -182,6 +184,7 @@ async def test_an_error_of_compiling_that_is_held_holds_nothing_itself(processes
     before = take_stock().of_graphs()
     with pytest.raises(GraphError) as caught:
         async_adag.compile(workers[2].echo.bind(dag_of(processes).get_args()[0]), compile_timeout=0.05)
+    join_all(NETWORK, seconds=10)
     assert take_stock().of_graphs() - before == Counter()
     assert caught.tb is not None
     gate.open()
