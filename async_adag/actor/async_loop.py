@@ -11,7 +11,6 @@ import contextlib
 import contextvars
 import inspect
 import time
-import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +21,7 @@ from async_adag.actor.control import TRACE, Control, LoopState
 from async_adag.actor.moved import Movers, move_tensors
 from async_adag.actor.records import Activity, Recorder, records_in
 from async_adag.actor.wiring import Endpoints
+from async_adag.channels.failures import formatted
 from async_adag.channels.interface import Failure, Stop
 from async_adag.graph.plan import ActorPlan
 from async_adag.protocol.frame import ChannelError, FrameError
@@ -115,8 +115,8 @@ class AsyncLoop:
                     return
         except ChannelError as error:
             self._finish(str(error))
-        except BaseException:
-            self._finish(f"a fault in the loop: {traceback.format_exc()}")
+        except BaseException as error:
+            self._finish(f"a fault in the loop: {formatted(error)}")
 
     def _heed(self) -> bool:
         """Do what the driver asks for: record from now on, or no longer; False where it is to end."""
@@ -180,15 +180,13 @@ class AsyncLoop:
         self._running.discard(task)
         if self._over:
             return
-        if not task.cancelled() and task.exception() is not None:
-            error = task.exception()
-            assert error is not None
-            if isinstance(error, ChannelError):
-                self._finish(str(error))
-                return
-            self._finish(f"a fault in the loop: {''.join(traceback.format_exception(error))}")
-            return
-        self._turn()
+        error = asyncio.CancelledError("by somebody else") if task.cancelled() else task.exception()
+        if error is None:
+            self._turn()
+        elif isinstance(error, ChannelError):
+            self._finish(str(error))
+        else:
+            self._finish(f"a fault in the loop: {formatted(error)}")
 
     async def _execution(self, seq: int) -> None:
         registers = self._first.copy()

@@ -16,7 +16,7 @@ from async_adag.protocol.frame import ChannelError, FrameError
 class Unreadable:
     """In place of a frame's value: why it could not be unpickled."""
 
-    def __init__(self, error: Exception) -> None:
+    def __init__(self, error: BaseException) -> None:
         self.error = error
 
 
@@ -55,7 +55,7 @@ class Inbox:
             raise ChannelFailed(self.edge, self._next - 1, error) from error
         except ChannelError:
             raise  # what carries the tensors cannot go on
-        except Exception as error:
+        except BaseException as error:  # of the user's, whatever it is
             return Unreadable(error)
 
     def keep(self, seq: int, value: Any) -> None:

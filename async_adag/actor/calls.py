@@ -7,7 +7,7 @@ from typing import Any
 from async_adag.actor.promises import keep_promises
 from async_adag.actor.ray_runtime import plain_method
 from async_adag.channels.codec import Encoded
-from async_adag.channels.failures import annotate, encode_failure
+from async_adag.channels.failures import annotate, encode_failure, traceback_of
 from async_adag.channels.interface import Failure, Reader, Writer
 from async_adag.collectives.part import part
 from async_adag.graph.plan import ActorPlan, Pack, Task
@@ -132,8 +132,9 @@ class Call:
 
     def failure(self, error: BaseException) -> Failure:
         """What downstream gets in place of a value when ``error`` was raised."""
-        if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
-            error = error.with_traceback(error.__traceback__.tb_next)  # without the loop's own frame
+        frames = traceback_of(error)
+        if frames is not None and frames.tb_next is not None:
+            BaseException.with_traceback(error, frames.tb_next)  # without the loop's own frame
         return Failure(encode_failure(error, self.label))
 
     def unreadable(self, error: BaseException) -> Failure:
@@ -160,7 +161,7 @@ class Call:
             return writer.encode(value)
         except ChannelError:
             raise  # what is to carry the tensors cannot go on
-        except Exception as error:
+        except BaseException as error:  # of the user's, whatever it is: nothing else is raised on this thread
             annotate(error, f"async_adag: the result of {self.label} could not be pickled")
             return writer.encode(self.failure(error))
 

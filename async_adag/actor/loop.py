@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -19,6 +18,7 @@ from async_adag.actor.traced import traced_calls
 from async_adag.actor.turn import Turn, always, never
 from async_adag.actor.wiring import Endpoints
 from async_adag.channels.codec import Encoded
+from async_adag.channels.failures import formatted
 from async_adag.channels.interface import STOP, Failure, Writer
 from async_adag.channels.parking import Parking, SentinelFired
 from async_adag.channels.processor import kept_on
@@ -118,8 +118,8 @@ class ThreadLoop:
             return
         except ChannelError as error:
             broken = str(error)
-        except BaseException:
-            broken = f"a fault in the loop: {traceback.format_exc()}"
+        except BaseException as error:
+            broken = f"a fault in the loop: {formatted(error)}"
         self._turn.leave(self._place)
         self._control.set_state(LoopState.ENDED)
         if self._lanes is not None:
@@ -161,7 +161,7 @@ class ThreadLoop:
                         value = reader.read()
                     except ChannelError:
                         raise
-                    except Exception as error:
+                    except BaseException as error:  # as where a result is encoded
                         value = call.unreadable(error)
                     if value is STOP:
                         self._pass_on_stop()

@@ -10,12 +10,18 @@ import asyncio
 import concurrent.futures
 import pickle
 import traceback
+from types import TracebackType
 from typing import Any
 
 from async_adag.channels.codec import dumps
 from async_adag.errors import RemoteError
 
 TEXT_LIMIT = 64 * 1024
+
+# What every exception has, whatever its class makes of the name.
+_CAUSE: Any = BaseException.__dict__["__cause__"]
+_TRACEBACK: Any = BaseException.__dict__["__traceback__"]
+_NAME: Any = type.__dict__["__name__"]
 
 
 class RemoteTraceback(Exception):
@@ -29,19 +35,42 @@ class RemoteTraceback(Exception):
 
 
 def encode_failure(error: BaseException, label: str) -> bytes:
-    """Encode what a node raised. Never fails: what cannot be pickled becomes text.
+    """Encode what a node raised. Never fails, whatever its class does: what cannot be pickled becomes text.
 
     Args:
         error: the exception, with its traceback.
         label: the node in words.
     """
-    text = _text("".join(traceback.format_exception(error)))
-    summary = f"{label} raised {type(error).__module__}.{type(error).__qualname__}: {_text(_message(error))}"
-    return pickle.dumps((summary, text, _try_dumps(error), _try_dumps(error.__cause__)))
+    summary = f"{label} raised {_type_name(error)}: {_text(_message(error))}"
+    cause = _try_dumps(_CAUSE.__get__(error))
+    return pickle.dumps((summary, _text(formatted(error)), _try_dumps(error), cause))
+
+
+def formatted(error: BaseException) -> str:
+    """An exception and its traceback as text; what can be had of them where its class is in the way."""
+    try:
+        return "".join(traceback.format_exception(error))
+    except BaseException:  # of the user's: an attribute that cannot be read, for one
+        pass
+    try:
+        frames = "".join(traceback.format_tb(traceback_of(error)))
+    except BaseException:
+        frames = "  (which cannot be had)\n"
+    return f"Traceback (most recent call last):\n{frames}{_type_name(error)}: {_message(error)}\n"
+
+
+def traceback_of(error: BaseException) -> TracebackType | None:
+    """The traceback, without a look at what the exception's class makes of it."""
+    found: TracebackType | None = _TRACEBACK.__get__(error)
+    return found
 
 
 def decode_failure(encoded: bytes) -> Exception:
-    """Rebuild what `encode_failure` encoded, as an exception that can be raised here."""
+    """Rebuild what `encode_failure` encoded, as an exception that can be raised here.
+
+    Raises:
+        BaseException: what is no `Exception`, and was raised while it was unpickled.
+    """
     summary, text, pickled, pickled_cause = pickle.loads(encoded)
     error: Exception
     rebuilt = _try_loads(pickled)
@@ -51,7 +80,7 @@ def decode_failure(encoded: bytes) -> Exception:
         error = RemoteError(f"{summary}\n\nThe remote traceback:\n{text}")
     cause = RemoteTraceback(text)
     cause.__cause__ = _try_loads(pickled_cause)
-    BaseException.__setattr__(error, "__cause__", cause)  # a frozen dataclass refuses its own
+    _CAUSE.__set__(error, cause)  # a frozen dataclass refuses its own setting of it
     return error
 
 
@@ -70,10 +99,18 @@ def _raisable(error: BaseException) -> bool:
     return isinstance(error, Exception) and not isinstance(error, (StopIteration, *cancelled))
 
 
+def _type_name(error: BaseException) -> str:
+    cls = type(error)
+    try:
+        return f"{cls.__module__}.{cls.__qualname__}"
+    except BaseException:
+        return str(_NAME.__get__(cls))
+
+
 def _message(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:
+    except BaseException:
         return "(its text cannot be had)"
 
 
@@ -86,7 +123,7 @@ def _try_dumps(error: BaseException | None) -> bytes | None:
         return None
     try:
         return dumps(error)
-    except Exception:
+    except BaseException:
         return None
 
 

@@ -11,7 +11,7 @@ import pytest
 from ray.dag import InputNode, MultiOutputNode
 
 import async_adag
-from async_adag import RemoteError
+from async_adag import GraphBroken, RemoteError
 
 
 class OwnError(Exception):
@@ -288,6 +288,120 @@ class Unpickles:
 
 def _unpickles_elsewhere(x):
     return Unpickles(divide, x)
+
+
+class Delegates(Exception):
+    """As those that wrap a reply: what it has not, it looks for in that, which is not there."""
+
+    def __getattr__(self, name):
+        return self.__dict__["reply"][name]
+
+
+class RefusesToBeShown(Exception):
+    def __str__(self):
+        raise KeyboardInterrupt
+
+    def __reduce__(self):
+        raise asyncio.CancelledError
+
+
+class Refuses:
+    """Raises ``error`` when it is pickled."""
+
+    def __init__(self, error) -> None:
+        self.error = error
+
+    def __reduce__(self):
+        raise self.error
+
+
+def throw(error):
+    raise error
+
+
+@pytest.fixture(scope="module", params=["sync", "async"])
+def either(request, workers, async_worker):
+    """One actor of either kind, which calls what it is given."""
+    actor = workers[0] if request.param == "sync" else async_worker
+    with InputNode() as function:
+        dag = actor.call.bind(function, 0)
+    with async_adag.compile(dag) as compiled:
+        yield compiled
+
+
+async def one_fails(compiled, function) -> BaseException:
+    """What ``function`` makes of its execution; the one behind it goes on."""
+    failing, fine = await compiled.execute_async(function), await compiled.execute_async(int)
+    error = await raised_by(failing)
+    assert await fine == 0
+    assert await compiled(int) == 0
+    return error
+
+
+async def raised_by(future) -> BaseException:
+    try:
+        return AssertionError(f"{await future!r} came")
+    except Exception as error:
+        return error
+
+
+@pytest.mark.parametrize("kind", [Delegates, RefusesToBeShown])
+async def test_an_exception_whose_class_is_in_the_way_fails_its_execution_only(either, kind):
+    def fail(_):
+        raise kind("why")
+
+    error = await one_fails(either, fail)
+    assert type(error) in (RemoteError, kind)
+    assert "in fail" in str(BaseException.__dict__["__cause__"].__get__(error))
+
+
+@pytest.mark.parametrize("kind", [asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit])
+async def test_what_is_no_exception_while_a_result_is_pickled_fails_its_execution_only(either, kind):
+    error = await one_fails(either, lambda _: Refuses(kind("why")))
+    assert type(error) is RemoteError
+    assert kind.__name__ in str(error)
+
+
+@pytest.mark.parametrize("kind", [asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit])
+async def test_what_is_no_exception_while_an_argument_is_unpickled_fails_its_execution_only(either, kind):
+    error = await one_fails(either, Unpickles(throw, kind("why")))
+    assert type(error) is RemoteError
+    assert kind.__name__ in str(error)
+
+
+async def test_what_is_no_exception_while_an_error_is_rebuilt_here_fails_its_execution_only(either):
+    class Rebuilt(Exception):
+        def __reduce__(self):
+            return throw, (asyncio.CancelledError("why"),)
+
+    def fail(_):
+        raise Rebuilt
+
+    complaints = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    error = await one_fails(either, fail)
+    assert type(error) is RemoteError
+    assert "CancelledError" in str(error)
+    assert [type(complaint["exception"]) for complaint in complaints] == [asyncio.CancelledError]
+
+
+def cancel_executions(_):
+    """Of the graphs on this event loop."""
+    tasks = [task for task in asyncio.all_tasks() if task.get_coro().__name__ == "_execution"]
+    return [task.cancel() for task in tasks]
+
+
+async def test_an_execution_that_is_cancelled_in_its_actor_breaks_the_graph_in_words(workers, async_worker, gate):
+    """While it waits for an argument. A silent loss would have whoever awaits it wait for ever."""
+    with InputNode() as x:
+        dag = async_worker.call.bind(x[0], workers[0].hold.bind(x[1]))
+    async with async_adag.compile(dag) as compiled:
+        future = await compiled.execute_async(str, gate.path)
+        gate.entered()
+        assert await async_worker.call.remote(cancel_executions, None) == [True]
+        with pytest.raises(GraphBroken, match="CancelledError"):
+            await future
+        gate.open()
 
 
 async def test_a_failure_that_nobody_awaits_logs_nothing(middle, caplog):

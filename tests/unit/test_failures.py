@@ -237,3 +237,88 @@ def test_a_deep_chain_of_contexts_travels():
         following.__context__ = error
         error = following
     assert str(travel(error)) == "299"
+
+
+class Delegates(Exception):
+    """As those that wrap a reply: what it has not, it looks for in that, which here is not there."""
+
+    def __getattr__(self, name):
+        return self.__dict__["reply"][name]
+
+
+class DelegatesToItself(Exception):
+    def __getattr__(self, name):
+        return getattr(self.reply, name)
+
+
+def unreadable(name):
+    """A class of exceptions of which one attribute cannot be read."""
+
+    def read(self):
+        raise KeyError(name)
+
+    return type(f"Without{name.strip('_').title()}", (Exception,), {name: property(read)})
+
+
+class Nameless(type):
+    def __getattribute__(cls, name):
+        if name == "__qualname__":
+            raise KeyError(name)
+        return super().__getattribute__(name)
+
+
+class Unnamed(Exception, metaclass=Nameless):
+    pass
+
+
+class NoTruth(Exception):
+    def __bool__(self):
+        raise KeyError("neither")
+
+
+class Refuses(Exception):
+    """What is no `Exception` is raised by whoever wants its text, or wants to pickle it."""
+
+    def __str__(self):
+        raise KeyboardInterrupt
+
+    def __reduce__(self):
+        raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize(
+    "cls",
+    [
+        Delegates,
+        DelegatesToItself,
+        *map(unreadable, ["__notes__", "__traceback__", "__cause__", "__context__"]),
+        Unnamed,
+        NoTruth,
+        Refuses,
+    ],
+)
+def test_whatever_its_class_does_something_arrives(cls):
+    arrived = travel(cls("the text"))
+    assert type(arrived) is RemoteError or str(arrived) == "the text"
+    remote = BaseException.__dict__["__cause__"].__get__(arrived)
+    assert type(remote) is RemoteTraceback
+    assert "in travel\n    raise error" in str(remote)
+    assert cls.__name__ in str(remote)
+
+
+def stopping(error):
+    class Rebuilt(Exception):
+        def __reduce__(self):
+            return raising, (error,)
+
+    return Rebuilt("x")
+
+
+def raising(error):
+    raise error
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError("x"), KeyboardInterrupt("x"), SystemExit(3)])
+def test_what_is_no_exception_and_is_raised_by_rebuilding_it_is_for_whoever_rebuilds_it(error):
+    with pytest.raises(type(error)):
+        travel(stopping(error))
