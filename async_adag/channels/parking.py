@@ -48,8 +48,9 @@ class Parking:
             nudge: rung by other threads of this process. Where one of them reads the doorbell, as an event loop
                 has to, a ring may be gone before this thread has seen it: then that thread passes the news on.
             network: the connections with other hosts, if there are any; takes its turns here.
-            longest: seconds that it sleeps at a time. Python handles signals in between: one that comes just
-                before the system call, or that the system gives to another thread, ends no sleep.
+            longest: seconds after which a wait ends early, if nothing else ends it. Python handles signals in
+                between: one that comes just before the system call, or that the system gives to another thread,
+                ends no sleep.
         """
         self._network = network
         self._longest = longest
@@ -68,6 +69,7 @@ class Parking:
             raise
         self._poller = poller
         self._began = self._polled = 0  # of a wait that goes on: when it began, and for how long it has polled
+        self._goes_on = False  # whether the last sleep ended early
         self.parked = 0
         self.spun = 0
 
@@ -106,20 +108,19 @@ class Parking:
         return woken
 
     def _park(self, deadline: float | None) -> bool:
-        self.parked += 1
+        if not self._goes_on:
+            self.parked += 1
         timeout = self._longest
-        while True:
-            if deadline is not None:
-                timeout = min(max(0.0, deadline - time.monotonic()), self._longest)
-            events = self._epoll.poll(timeout)
-            if events or timeout < self._longest:
-                break
+        if deadline is not None:
+            timeout = min(max(0.0, deadline - time.monotonic()), timeout)
+        events = self._epoll.poll(timeout)
+        self._goes_on = not events and timeout == self._longest
         for fd, _ in events:
             if fd not in self._bells:
                 raise SentinelFired(fd)
         if self._network is not None:
             self._network.turn()
-        return bool(events)
+        return bool(events) or self._goes_on
 
     def check(self) -> None:
         """Look at the sentinels without waiting.

@@ -18,7 +18,6 @@ from async_adag.driver.capacity import Waiter
 from async_adag.driver.engine import Engine
 from async_adag.driver.interrupts import Held
 from async_adag.driver.joint import parts_of
-from async_adag.driver.reasons import broken_off, in_the_midst
 from async_adag.driver.results import GraphRef
 from async_adag.errors import CapacityExceeded
 from async_adag.graph.model import FromInput
@@ -259,18 +258,21 @@ class Admission:
     def _admit(self, args: tuple[Any, ...], kwargs: dict[str, Any], sinks: Sinks, reserved: bool) -> Entry[Sinks]:
         """Send an execution whose place is free, or ``reserved``."""
         engine, ledger = self._engine, self._ledger
-        if self._inputs.is_sending:
-            if reserved:
-                ledger.release()
-            raise in_the_midst()
+        if self._inputs.is_sending or engine.doubt is not None:
+            try:
+                engine.check_whole()
+            except BaseException:
+                if reserved:
+                    ledger.reserved -= 1
+                raise
         if not reserved:
             ledger.reserve()  # pickling runs code of the user's, which may come back here
         try:
             self._inputs.stage(args, kwargs)
         except BaseException as error:
-            ledger.release()
-            if isinstance(error, FrameError):
-                self._life.check_open()
+            ledger.reserved -= 1  # no call: where one was too many, the next is too
+            if isinstance(error, FrameError) or not self._inputs.writers:
+                self._life.check_open()  # torn down by what ran while it was pickled, for one
             engine.grant()
             annotate(error, "async_adag: the input could not be sent; no execution was started")
             raise
@@ -282,6 +284,5 @@ class Admission:
             self._inputs.is_sending = False
             return entry
         except BaseException as error:
-            self._inputs.is_sending = False
-            engine.fail(broken_off(error))
+            engine.break_off(error)
             raise

@@ -72,6 +72,7 @@ class Arrivals:
             for channel in results
         ]
         self.is_partial = False
+        self._half: Sinks | None = None  # of a frame whose sinks are not all settled
         self._counts = [len(channel.values) for channel in results]
         self._on_gpu = [on_gpu if channel.gpu or channel.to_gpu else None for channel in results]
 
@@ -108,13 +109,10 @@ class Arrivals:
                 raise  # it came before the frame was consumed
             annotate(unreadable, "async_adag: the result could not be unpickled here")
             error = unreadable
-            if not isinstance(error, Exception):
-                ending = error  # meant for whoever is here; the execution that was hit gets an error of its own
-                error = RemoteError(f"{ending!r} was raised here while the result was unpickled")
         if type(value) is Failure:
             try:
                 error = decode_failure(value.encoded)
-            except Exception as unreadable:
+            except BaseException as unreadable:
                 annotate(unreadable, "async_adag: the error of a node could not be unpickled here")
                 error = unreadable
         elif value is STOP:
@@ -123,10 +121,14 @@ class Arrivals:
             return
         elif (count := self._counts[channel]) != 1 and error is None and not _is_tuple_of(value, count):
             raise FrameError("another number of values than there are")
+        if error is not None and not isinstance(error, Exception):
+            ending = error  # meant for whoever is here; the execution that was hit gets an error of its own
+            error = RemoteError(f"{ending!r} was raised here while the result was unpickled")
         try:
             sinks = self._ledger.first(channel).payload
         except IndexError:
             raise FrameError("a frame that no execution waits for") from None
+        self._half = sinks
         try:
             self._ledger.arrive(channel)
             for number, position in self._routes[channel]:
@@ -139,7 +141,9 @@ class Arrivals:
         except BaseException as half:
             for number, _ in self._routes[channel]:
                 self.settle(sinks[number], None, AdagError(f"{half!r} was raised in its way"), here)
+            self._half = None
             raise
+        self._half = None
         if ending is not None:
             raise ending
 
@@ -162,15 +166,22 @@ class Arrivals:
             self._loop.settle(sink, value, error, here)
 
     def abandon(self, reason: Reason, here: bool) -> None:
-        """Fail what is in flight."""
-        for entry, channels in self._ledger.abandon():
+        """Fail what is in flight. Again is harmless, and goes on where something was raised before."""
+        for entry, channels in self._ledger.pending():
             error = reason(entry.seq)
             for channel in channels:
                 for number, _ in self._routes[channel]:
                     self.settle(entry.payload[number], None, error, here)
+        if self._half is not None:  # of those that it has in common with the above, each is settled once
+            for sink in self._half:
+                self.settle(sink, None, reason(-1), here)
+            self._half = None
+        self._ledger.abandon()
 
     def is_in_step(self) -> bool:
-        """Whether every frame that was consumed is in the books."""
+        """Whether every frame that was consumed is in the books, and handed on."""
+        if self._half is not None:
+            return False
         return all(reader.taken() == self._ledger.taken(channel) for channel, reader, _ in self._results)
 
     def may_read(self) -> bool:

@@ -105,7 +105,8 @@ class Blocking:
             computing = engine.describe_computing()
             if not misses:
                 raise ExecutionTimeout(f"execution {refs[0]._seq} has not arrived within {timeout:g} s{computing}")
-            missed = f"execution {refs[0]._seq} missed its deadline and is abandoned{computing}"
+            first = refs[0]
+            missed = f"execution {first._seq} missed its deadline of {first.limit:g} s and is abandoned{computing}"
             with engine.lock:
                 for ref in refs:
                     ref.settle(None, ExecutionTimeout(missed))
@@ -122,7 +123,7 @@ class Blocking:
             if held.noted:
                 held.check()
             with engine.lock:
-                if engine.is_taking_in or engine.inputs.is_sending:
+                if (engine.is_taking_in or engine.inputs.is_sending) and engine.doubt is None:
                     raise in_the_midst()  # by this thread, as the lock is its own: it would wait for itself
                 if has_left:
                     has_left = False
@@ -136,7 +137,8 @@ class Blocking:
                     engine.notice_departures()  # who does not wait is not told
                     return done()
                 me = threading.get_ident()
-                follow = threading.Lock() if self._leader not in (0, me) else None
+                leader = self._leader
+                follow = threading.Lock() if leader not in (0, me) else None
                 if follow is not None:
                     follow.acquire()
                     self._followers.append(follow)
@@ -158,7 +160,9 @@ class Blocking:
             finally:
                 held.wake = None
                 with engine.lock:
-                    self._leader = 0
+                    self._leader = leader
+                    if leader:
+                        self._nudge.ring()  # in a signal's handler: the wait that it interrupts has to look again
                     if self._followers:
                         self._wake_followers()
 

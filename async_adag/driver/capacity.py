@@ -122,6 +122,7 @@ class Line:
     def dismiss(self, refusal: Callable[[], BaseException]) -> None:
         """There will be no more places: everybody in line gets an error of ``refusal``, each one of their own."""
         while self._waiting:
-            waiter = self._waiting.popleft()
+            waiter = self._waiting[0]
             waiter.error = refusal()
             waiter.wake()
+            self._waiting.popleft()  # last: what is raised before leaves it here, to be told by the next call

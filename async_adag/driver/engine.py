@@ -24,7 +24,7 @@ from async_adag.driver.event_loop import LoopBinding
 from async_adag.driver.inputs import Inputs
 from async_adag.driver.interrupts import Held
 from async_adag.driver.life import Life
-from async_adag.driver.reasons import Reason, broken_off, departure, lost_edge, torn_down
+from async_adag.driver.reasons import Reason, broken_off, departure, in_the_midst, lost_edge, torn_down
 from async_adag.driver.supervision import Departure
 from async_adag.errors import GraphClosed
 from async_adag.graph.plan import Plan
@@ -48,6 +48,7 @@ class Engine:
         inputs: its writing ends.
         arrivals: its reading ends.
         is_taking_in: whether some thread takes in what has arrived, in the middle of it.
+        doubt: what broke a step off, until it is known whether the books are right; None while they are.
         loop: the event loop that it serves.
         attention: what that listens by.
         blocking: the threads that wait for it.
@@ -77,7 +78,10 @@ class Engine:
         self._network = ends.network
         self._deaf = False  # while taking in, and when nothing more will be taken in
         self.is_taking_in = False
+        self.doubt: BaseException | None = None
+        self._ending: Reason | None = None  # of an end that is not through
         self._is_stopped = False  # whether STOP was sent
+        self._is_released = False
         self._quiet: list[Waiter] = []  # who waits until nothing is in flight and STOP may be written
         self._leaving: list[Waiter] = []  # who waits until every actor has left
         forks.watch(self)
@@ -117,6 +121,8 @@ class Engine:
         """
         if self._network is not None:
             self._network.turn()  # also when deaf: what nobody receives would ring for ever
+        if self.doubt is not None or self._ending is not None:
+            self._go_on_failing()
         # Unpickling runs code of the user's, and handlers of signals come anywhere: either may come back here.
         if self._deaf or self.inputs.is_sending:
             return
@@ -128,8 +134,9 @@ class Engine:
                 self.fail(broken)
                 return
         except BaseException as error:
-            if not self.arrivals.is_in_step():
-                self.fail(broken_off(error))
+            if self._is_released and isinstance(error, Exception):
+                return  # by what ran while a value was unpickled; who waits has been told
+            self.break_off(error)
             raise
         finally:
             self.is_taking_in = False
@@ -143,6 +150,42 @@ class Engine:
             if self._quiet and self.inputs.may_write():
                 _wake_all(self._quiet)
                 self.blocking.tell()
+
+    # -- steps that were broken off
+
+    def check_whole(self) -> None:
+        """Before an execution is sent, where a step was broken off or is under way.
+
+        Raises:
+            RuntimeError: it is under way, on this very thread.
+            GraphBroken: the one that was broken off has broken the graph.
+        """
+        if self.doubt is None:
+            raise in_the_midst()
+        self._go_on_failing()
+        self.life.check_open()
+
+    def break_off(self, error: BaseException) -> None:
+        """A step was broken off by ``error``: break the graph, if that has left books and channels out of step.
+
+        Near the limits of recursion and of memory this may raise too. So what is left to do is noted first, where
+        nothing can be raised, and whoever comes next goes on with it.
+        """
+        self.doubt = error
+        self._dispel()
+
+    def _dispel(self) -> None:
+        assert self.doubt is not None
+        if self.inputs.is_sending or not self.arrivals.is_in_step():
+            self.fail(broken_off(self.doubt))
+            self.inputs.is_sending = False
+        self.doubt = None
+
+    def _go_on_failing(self) -> None:
+        if self.doubt is not None:
+            self._dispel()
+        if self._ending is not None:
+            self._end(self._ending)
 
     def _may_stop(self) -> bool:
         return self.life.state is State.DRAINING and self.ledger.in_flight == 0
@@ -244,10 +287,14 @@ class Engine:
     def fail(self, reason: Reason) -> None:
         """The graph is broken: fail what is in flight, and free the survivors."""
         if self.life.move(State.BROKEN):
+            self._ending = reason
             self._end(reason)
 
     def _end(self, reason: Reason) -> None:
-        """Nothing more will be sent or taken in. ``reason`` makes the error of an execution, or (-1) of a call."""
+        """Nothing more will be sent or taken in. ``reason`` makes the error of an execution, or (-1) of a call.
+
+        Again is harmless, and does what a call before, in which something was raised, has left undone.
+        """
         self.life.refusal = lambda: reason(-1)
         self._deaf = True
         self.arrivals.abandon(reason, self.loop.is_here())
@@ -257,6 +304,7 @@ class Engine:
         self.loop.release()
         self.blocking.tell()
         self._receive_no_more()
+        self._ending = None
 
     # -- draining and teardown: see closing.py
 
@@ -297,6 +345,7 @@ class Engine:
         self._notice_departures()
         self.take_in()
         if self.life.move(State.CLOSED):
+            self._ending = torn_down
             self._end(torn_down)
 
     def _receive_no_more(self) -> None:
@@ -318,6 +367,7 @@ class Engine:
             self.arrivals.let_go()
             self.inputs.let_go()
             self._network = None
+            self._is_released = True
             self.deployment.close()
 
     def leave_to_parent(self) -> None:
@@ -326,6 +376,7 @@ class Engine:
         self.life.leave_to_parent()
         self._deaf = True
         self.is_taking_in = self.inputs.is_sending = False  # by another thread, of the parent's
+        self.doubt = self._ending = None
         self.arrivals.let_go()
         self.inputs.let_go()
         self._network = None

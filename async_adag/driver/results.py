@@ -29,6 +29,7 @@ class GraphRef(RefBase):
         # ``owner`` is the compiled graph: a ref that may still be got keeps it from being torn down.
         self._engine = engine
         self.deadline: float | None = None  # on `time.monotonic`, of an execution that has one
+        self.limit = 0.0  # seconds that this was from the call
         self._owner: object | None = owner
         self._output = output
         self._seq = -1

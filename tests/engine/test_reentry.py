@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
+import threading
+import time
+
 import pytest
+
+from async_adag.errors import GraphClosed
 
 REFUSED = "in the middle of another call"
 
@@ -130,3 +137,97 @@ def test_a_wait_for_a_result_while_another_is_unpickled(make_stage):
     third = stage.compiled.execute(3)
     stage.parts[0].answer(8)
     assert third.get() == 8
+
+
+def when_parked(stage, times, step):
+    """Do a step, on a thread, once the threads that wait for a result of a stage have parked so many times."""
+    parking = stage.engine.blocking._parking
+
+    def run():
+        while parking.parked < times:
+            time.sleep(0)
+        for _ in range(100):
+            time.sleep(0)  # by and by it sleeps
+        step()
+
+    threading.Thread(target=run, daemon=True).start()
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("same", [False, True])
+def test_a_wait_in_a_signals_handler_leaves_the_wait_that_it_interrupts_its_result(make_stage, same):
+    stage = make_stage(1)
+    outer = stage.compiled.execute("outer")
+    found = []
+
+    def answer():
+        for value in list(stage.parts[0].take()):
+            stage.parts[0].answer(value)
+
+    def handle(*_):
+        inner = outer if same else stage.compiled.execute("inner")
+        when_parked(stage, 2, answer)
+        found.append(inner.get())
+
+    main = threading.get_ident()
+    before = signal.signal(signal.SIGUSR1, handle)
+    try:
+        when_parked(stage, 1, lambda: signal.pthread_kill(main, signal.SIGUSR1))
+        assert outer.get() == "outer"
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert found == ["outer" if same else "inner"]
+
+
+class Tears:
+    """Tears a graph down when it is pickled, or when what was pickled of it is unpickled."""
+
+    def __init__(self, when):
+        self.when = when
+
+    def __reduce__(self):
+        if self.when == "pickled":
+            tear_down()
+        return tear_down, ()
+
+
+to_tear_down = []
+
+
+def tear_down():
+    to_tear_down.pop().teardown()
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_teardown_while_an_input_is_pickled(make_stage, parts):
+    stage = make_stage(parts)
+    earlier = stage.compiled.execute(1)
+    to_tear_down.append(stage.compiled)
+    with pytest.raises(GraphClosed, match="torn down"):
+        stage.compiled.execute(Tears("pickled"))
+    with pytest.raises(GraphClosed, match="before execution 0 arrived"):
+        earlier.get() if parts == 1 else earlier[0].get()
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_teardown_while_a_result_is_unpickled(make_stage, parts):
+    stage = make_stage(parts)
+    refs = [stage.compiled.execute(number) for number in range(2)]
+    stage.parts[0].answer(Tears("unpickled"))
+    to_tear_down.append(stage.compiled)
+    for number, ref in enumerate(refs):
+        with pytest.raises(GraphClosed, match=f"before execution {number} arrived"):
+            ref.get()
+
+
+async def test_a_teardown_while_a_result_is_unpickled_in_an_event_loop(make_stage):
+    stage = make_stage(1)
+    complaints = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    futures = [await stage.compiled.execute_async(number) for number in range(2)]
+    stage.parts[0].answer(Tears("unpickled"))
+    to_tear_down.append(stage.compiled)
+    for number, future in enumerate(futures):
+        with pytest.raises(GraphClosed, match=f"before execution {number} arrived"):
+            await future
+    assert complaints == []
