@@ -371,6 +371,14 @@ class GraphView(GraphCalls):
     def _owner(self) -> CompiledGraph:
         return self._graph
 
+    def options(self, *, timeout: float | None = None) -> GraphView:
+        """Another view of the same graph, with that deadline in place of this one's; see `CompiledGraph.options`.
+
+        Raises:
+            ValueError: a timeout that is no number of seconds, or less than 0.
+        """
+        return self._graph.options(timeout=timeout)
+
     def execute(self, /, *args: Any, **kwargs: Any) -> GraphRef | RefList:
         """As `CompiledGraph.execute`, with the deadline; it is checked when the refs are got.
 
@@ -390,5 +398,9 @@ class GraphView(GraphCalls):
                 raise
             raise ExecutionTimeout(f"no place came free within the deadline of {timeout:g} s: {error}") from None
         for ref in refs:
-            ref.deadline = at
+            ref.deadline, ref.limit = at, timeout
         return RefList(refs) if engine.plan.graph.multi else refs[0]
+
+    def __repr__(self) -> str:
+        deadline = "no deadline" if self._timeout is None else f"a deadline of {self._timeout:g} s"
+        return f"<GraphView of {self._graph!r} with {deadline}>"

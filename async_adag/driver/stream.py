@@ -84,7 +84,7 @@ class _Source:
                 return self._failed(error)
         try:
             future = self._try_submit(self._held[0])
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             return self._failed(error)
         if future is not None:
             self._held.clear()
@@ -103,7 +103,8 @@ class _Source:
         self._fetch = None
         try:
             future = fetch.result()
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            # The source's own: a cancellation of the task that iterates is raised where it waits, never here.
             future = self._failed(error)
         if future is None:
             self._exhausted = True
@@ -126,7 +127,7 @@ class _Source:
         self._exhausted = True
         self._held.clear()
         future = asyncio.get_running_loop().create_future()
-        future.set_exception(error)
+        future.set_exception(_raisable(error))
         future._log_traceback = False
         return future
 
@@ -140,3 +141,12 @@ class _Source:
         close = getattr(self._async, "aclose", None)
         if close is not None:
             await close()
+
+
+def _raisable(error: BaseException) -> BaseException:
+    """``error`` as a future takes it: a StopIteration becomes a RuntimeError, as in coroutines."""
+    if not isinstance(error, StopIteration):
+        return error
+    instead = RuntimeError("submitting an item raised StopIteration")
+    instead.__cause__ = error
+    return instead

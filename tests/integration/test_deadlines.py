@@ -152,10 +152,31 @@ def test_a_get_that_times_out_before_the_deadline_consumes_nothing(compiled, gat
     assert ref.get() == "in time"
 
 
+async def test_a_view_of_a_view_has_its_own_deadline(compiled, gate):
+    patient, hasty = compiled.options(timeout=50), compiled.options(timeout=0.02)
+    held = await hasty.options(timeout=50).execute_async(gate.path)
+    for_ever = await hasty.options().execute_async(1)
+    with pytest.raises(ExecutionTimeout, match=r"deadline of 0\.01 s"):
+        await patient.options(timeout=0.01)(2)
+    with pytest.raises(ExecutionTimeout, match=r"deadline of 0\.02 s"):  # itself it stays as it was
+        await hasty(3)
+    gate.open("in time")
+    assert await held == "in time"
+    assert await for_ever == 1
+
+
+def test_a_view_says_of_what_and_which_deadline(compiled):
+    view = compiled.options(timeout=0.25)
+    assert repr(view) == f"<GraphView of {compiled!r} with a deadline of 0.25 s>"
+    assert repr(view.options(timeout=3)) == f"<GraphView of {compiled!r} with a deadline of 3 s>"
+    assert repr(view.options()) == f"<GraphView of {compiled!r} with no deadline>"
+
+
 @pytest.mark.parametrize("timeout", [-1, float("nan"), float("inf"), "soon", True])
 def test_a_bad_deadline(compiled, timeout):
-    with pytest.raises(ValueError, match="timeout"):
-        compiled.options(timeout=timeout)
+    for graph in (compiled, compiled.options(timeout=1)):
+        with pytest.raises(ValueError, match="timeout"):
+            graph.options(timeout=timeout)
 
 
 def test_an_unknown_option(compiled):

@@ -71,6 +71,14 @@ class AsyncSource:
             self.closed = True
 
 
+class Unpicklable:
+    def __init__(self, error):
+        self.error = error
+
+    def __reduce__(self):
+        raise self.error
+
+
 async def listed(results):
     return [result async for result in results]
 
@@ -81,7 +89,7 @@ async def until_error(results):
     try:
         async for result in results:
             found += [result]
-    except Exception as error:
+    except (Exception, asyncio.CancelledError) as error:
         return found, error
     return found, None
 
@@ -207,6 +215,71 @@ async def test_an_item_that_cannot_be_pickled_comes_in_its_place(compiled):
     assert await compiled(4) == 4
 
 
+@pytest.mark.parametrize("source", [Source, AsyncSource])
+async def test_stop_iteration_of_pickling_comes_in_its_place_as_a_runtime_error(compiled, source):
+    stop = StopIteration("over")
+    results, error = await until_error(compiled.map(source([1, 2, Unpicklable(stop), 3])))
+    assert results == [1, 2]
+    assert type(error) is RuntimeError
+    assert error.__cause__ is stop
+    for call in (compiled, compiled.execute_async):
+        with pytest.raises(RuntimeError, match="StopIteration") as caught:
+            await call(Unpicklable(stop))
+        assert caught.value.__cause__ is stop
+    assert await compiled(4) == 4
+
+
+@pytest.mark.parametrize("source", [Source, AsyncSource])
+async def test_a_cancellation_that_pickling_raises_comes_in_its_place(compiled, source):
+    cancelled = asyncio.CancelledError("of pickling")
+    results, error = await until_error(compiled.map(source([1, 2, Unpicklable(cancelled), 3])))
+    assert results == [1, 2]
+    assert error is cancelled
+    assert await compiled(4) == 4
+
+
+class Cancelled(AsyncSource):
+    """Raises a cancellation of its own after the items."""
+
+    def __init__(self, items):
+        super().__init__(items)
+        self.over = asyncio.Event()
+
+    async def __aiter__(self):
+        try:
+            for item in self.items:
+                yield item
+            raise asyncio.CancelledError("of the source")
+        finally:
+            self.over.set()
+
+
+async def test_a_cancellation_of_the_source_comes_in_its_place(compiled, gate):
+    source = Cancelled([gate.path, 1, 2])
+    task = asyncio.ensure_future(until_error(compiled.map(source)))
+    await source.over.wait()
+    await turns()  # by now map knows of it, and has no result yet
+    assert not task.done()
+    gate.open("first")
+    results, error = await task
+    assert results == ["first", 1, 2]
+    assert type(error) is asyncio.CancelledError
+    assert error.args == ("of the source",)
+    assert await compiled(3) == 3
+
+
+async def test_closing_after_a_cancellation_of_the_source(compiled):
+    source = Cancelled([1])
+    results = compiled.map(source)
+    assert await anext(results) == 1
+    await source.over.wait()
+    await turns()
+    await results.aclose()
+    assert await listed(results) == []
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert await compiled(2) == 2
+
+
 async def test_what_is_no_iterable(compiled):
     with pytest.raises(TypeError, match="iter"):
         await listed(compiled.map(5))
@@ -279,6 +352,43 @@ async def test_cancelling_a_task_that_iterates(compiled, gate):
         await task
     gate.open()
     assert await compiled(1) == 1
+
+
+async def test_cancelling_a_task_that_iterates_after_a_cancellation_of_the_source(compiled, gate):
+    source = Cancelled([gate.path])
+    task = asyncio.ensure_future(listed(compiled.map(source)))
+    await source.over.wait()
+    await turns()
+    assert not task.done()
+    task.cancel("of the task")
+    with pytest.raises(asyncio.CancelledError) as caught:
+        await task
+    assert caught.value.args == ("of the task",)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    gate.open()
+    assert await compiled(1) == 1
+
+
+async def test_cancelling_a_task_that_waits_for_the_source(compiled):
+    waits, closed = asyncio.Event(), asyncio.Event()
+
+    async def source():
+        yield 1
+        waits.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            closed.set()
+
+    task = asyncio.ensure_future(listed(compiled.map(source())))
+    await waits.wait()
+    task.cancel("of the task")
+    with pytest.raises(asyncio.CancelledError) as caught:
+        await task
+    assert caught.value.args == ("of the task",)
+    assert closed.is_set()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert await compiled(2) == 2
 
 
 async def test_it_waits_for_a_place_among_others(workers):
