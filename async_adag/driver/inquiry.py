@@ -11,7 +11,7 @@ from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
 
 from async_adag.actor.ray_runtime import call_in_actor, own_actor
 from async_adag.driver.meeting import LOOK_AGAIN, Cancelled
-from async_adag.driver.reasons import dead_at_compile
+from async_adag.driver.reasons import calling, dead_at_compile
 from async_adag.errors import GraphError
 from async_adag.graph.model import Graph
 
@@ -58,7 +58,7 @@ class Inquiry:
             if own is not None and own[0] == self._graph.actors[actor].id:
                 answers[actor] = function(own[1], *args)  # it cannot answer a call while it is busy compiling
             else:
-                refs[call_in_actor(self._handles[actor], function, *args)] = actor
+                refs[self._call(actor, function, args)] = actor
         while refs:
             if self._cancelled():
                 raise Cancelled
@@ -78,8 +78,16 @@ class Inquiry:
                     answers[actor] = self._answer(ref, actor)
                 except ActorUnavailableError:  # Ray is restarting it, or cannot reach it just now
                     time.sleep(LOOK_AGAIN)
-                    refs[call_in_actor(self._handles[actor], function, *asked[actor])] = actor
+                    refs[self._call(actor, function, asked[actor])] = actor
         return answers
+
+    def _call(self, actor: int, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        with calling(*self._named(actor)):
+            return call_in_actor(self._handles[actor], function, *args)
+
+    def _named(self, actor: int) -> tuple[str, str]:
+        """An actor, and its nodes, in words."""
+        return str(self._graph.actors[actor]), ", ".join(self._labels(actor))
 
     def _labels(self, actor: int) -> list[str]:
         """The nodes of an actor, in words."""
@@ -92,7 +100,7 @@ class Inquiry:
         except ActorUnavailableError:
             raise
         except RayActorError as error:
-            raise dead_at_compile(str(name), ", ".join(self._labels(actor)), error) from error
+            raise dead_at_compile(*self._named(actor), error) from error
         except Exception as error:
             cause = error.cause if isinstance(error, RayTaskError) else error
             if isinstance(cause, ModuleNotFoundError) and "async_adag" in str(cause):

@@ -28,7 +28,7 @@ from async_adag.channels.reception import Reception
 from async_adag.channels.rendezvous import receive_text, send_fds, send_text
 from async_adag.channels.stream import Stream
 from async_adag.driver.abroad import Abroad
-from async_adag.driver.reasons import dead_at_compile
+from async_adag.driver.reasons import calling, dead_at_compile
 from async_adag.driver.supervision import Supervision
 from async_adag.errors import CompileActorDied, GraphError
 from async_adag.graph.plan import ActorPlan, Plan
@@ -114,6 +114,9 @@ class Meeting:
             actor: the actor's plan.
             share: its share, pickled.
             waits: whether `install` waits for other actors: then it is called when it is this one's turn.
+
+        Raises:
+            GraphError: Ray does not take the call; names the actor.
         """
         guest = self._guests[actor.actor] = _Guest(actor.actor, share)
         if waits:
@@ -133,7 +136,13 @@ class Meeting:
 
     def _call(self, guest: _Guest) -> Any:
         address, timeout = self._reception.address, self._options.compile_timeout
-        return call_in_actor(self._handles[guest.number], install, __version__, address, guest.share, timeout)
+        with calling(*self._named(guest)):
+            return call_in_actor(self._handles[guest.number], install, __version__, address, guest.share, timeout)
+
+    def _named(self, guest: _Guest) -> tuple[str, str]:
+        """An actor, and its nodes, in words."""
+        actor = self._plan.actors[guest.number]
+        return actor.name, ", ".join(task.label for task in actor.tasks)
 
     def wait(self, cancelled: Callable[[], bool]) -> None:
         """Wait until every actor is ready.
@@ -295,17 +304,16 @@ class Meeting:
                 raise Cancelled
 
     def _refused(self, guest: _Guest, error: Exception) -> GraphError:
-        actor = self._plan.actors[guest.number]
-        nodes = ", ".join(task.label for task in actor.tasks)
+        name, nodes = self._named(guest)
         if isinstance(error, RayActorError):
-            return dead_at_compile(actor.name, nodes, error)
+            return dead_at_compile(name, nodes, error)
         cause = error.cause if isinstance(error, RayTaskError) else error  # without the remote traceback
         if isinstance(cause, ModuleNotFoundError) and "async_adag" in str(cause):
             return GraphError(
-                f"the process of {actor.name} cannot import async_adag: install async-adag where the workers run "
+                f"the process of {name} cannot import async_adag: install async-adag where the workers run "
                 "(runtime_env={'pip': ['async-adag']} does it)"
             )
-        return GraphError(f"{actor.name} cannot run its share of the graph ({nodes}): {cause}")
+        return GraphError(f"{name} cannot run its share of the graph ({nodes}): {cause}")
 
     def _gone(self, guest: _Guest, words: str) -> GraphError:
         """What an actor that has left makes of this; ``words`` is what it said, if it did."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-from ray.exceptions import RayActorError
+from ray.exceptions import PendingCallsLimitExceeded, RayActorError
 
 from async_adag.actor.control import LoopSnapshot, LoopState
 from async_adag.driver.supervision import Departure, Left
-from async_adag.errors import ActorDied, AdagError, CompileActorDied, GraphBroken, GraphClosed
+from async_adag.errors import ActorDied, AdagError, CompileActorDied, GraphBroken, GraphClosed, GraphError
 from async_adag.graph.plan import DRIVER, Channel, Plan
 from async_adag.graph.planner import host_of
 
@@ -51,6 +52,25 @@ def dead_at_compile(name: str, nodes: str, error: RayActorError) -> CompileActor
         raised = str(error).rstrip().splitlines()[-1]  # the end of a traceback
         why = f" (its __init__ raised {raised})"
     return CompileActorDied(f"{name} is dead{why}, so the graph cannot be compiled: it was to run {nodes}")
+
+
+@contextmanager
+def calling(name: str, nodes: str) -> Iterator[None]:
+    """What is raised in here is that Ray does not take a call of an actor: a `GraphError` that says why."""
+    try:
+        yield
+    except PendingCallsLimitExceeded as error:
+        raise GraphError(
+            f"{name}, which is to run {nodes}, has as many calls waiting as its max_pending_calls lets it: "
+            "compile again when it is free"
+        ) from error
+    except Exception as error:
+        if "Can't find actor" in str(error):  # Ray has no class for it
+            raise CompileActorDied(
+                f"Ray does not know {name}, which was to run {nodes}: its handle is from before a ray.shutdown(). "
+                "Make the actor anew with .remote(), or get it by its name, and bind its methods again"
+            ) from error
+        raise GraphError(f"Ray takes no call of {name}, which was to run {nodes}: {error}") from error
 
 
 def lost_edge(plan: Plan, left: Left) -> Reason:

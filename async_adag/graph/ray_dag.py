@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -71,7 +71,7 @@ def read_dag(
     nodes = _component(root)
     unordered = [node for node in nodes if _is_call(node)]
     operations = _Operations(unordered, default_communicator, over_nccl)
-    calls = _ordered(unordered, operations)
+    calls = _ordered(unordered, operations, ends)
     if not calls:
         raise GraphError("the DAG has no actor method: bind one to its input")
     actors, handles = _actors(calls)
@@ -235,16 +235,19 @@ def _class_name(handle: ActorHandle) -> str:
     return str(handle._ray_actor_creation_function_descriptor.class_name).rpartition(".")[2]
 
 
-def _ordered(calls: list[ClassMethodNode], operations: _Operations) -> list[ClassMethodNode]:
-    """An order in which all can run: after their arguments, and within an actor handle as they were bound."""
+def _ordered(
+    calls: list[ClassMethodNode], operations: _Operations, ends: Iterable[DAGNode]
+) -> list[ClassMethodNode]:
+    """An order in which all can run: after their arguments, and within an actor handle as they were bound.
+
+    Where an actor has several handles, its nodes are in the order of `_as_bound`, as far as that leaves one.
+    """
     place = {id(call): number for number, call in enumerate(calls)}
     after: dict[int, set[int]] = {number: set() for number in range(len(calls))}
     per_handle: dict[int, list[ClassMethodNode]] = {}
     for number, call in enumerate(calls):
-        for upstream in [node for part in operations.parts(call) for node in part._upstream_nodes]:
-            source = upstream.class_method_call if _is_output(upstream) else upstream
-            if id(source) in place:
-                after[number].add(place[id(source)])
+        for part in operations.parts(call):
+            after[number].update(_places_of(part._upstream_nodes, place))
         per_handle.setdefault(id(_handle(call)), []).append(call)
     for same in per_handle.values():
         same.sort(key=_bind_index)
@@ -255,28 +258,74 @@ def _ordered(calls: list[ClassMethodNode], operations: _Operations) -> list[Clas
         numbers = [place[id(part)] for part in parts]
         _join(after, set(numbers))
         together |= dict.fromkeys(numbers, numbers)
+    if len(per_handle) > len({_handle(call)._actor_id for call in calls}):
+        rank = _as_bound(calls, per_handle.values(), ends)
+    else:
+        # Discovery began at the end of the graph, so the larger number tends to come first in the flow of data.
+        rank = [-number for number in range(len(calls))]
+    order = _sorted(after, together, rank)
+    if len(order) < len(calls):
+        stuck = [_name(call) for number, call in enumerate(calls) if number not in order]
+        raise GraphError(f"these nodes wait for one another and would deadlock: {', '.join(stuck)}")
+    return [calls[number] for number in order]
+
+
+def _sorted(after: dict[int, set[int]], together: dict[int, list[int]], rank: list[int]) -> list[int]:
+    """Each after those that it has to come after, the smaller rank first; without those that cannot come."""
     missing = {number: len(before) for number, before in after.items()}
     followers: dict[int, list[int]] = {}
     for number, before in after.items():
         for earlier in before:
             followers.setdefault(earlier, []).append(number)
-    # Discovery began at the end of the graph, so the larger number tends to come first in the flow of data.
-    ready = [(-number) for number, count in missing.items() if count == 0]
+    ready = [(rank[number], number) for number, count in missing.items() if count == 0]
     heapq.heapify(ready)
-    order: dict[int, ClassMethodNode] = {}
+    order: dict[int, None] = {}
     while ready:
-        first = -heapq.heappop(ready)
+        _, first = heapq.heappop(ready)
         # What meets stands together, with nothing between: no transfer may have its place there.
         for number in together.get(first, [first]) if first not in order else ():
-            order[number] = calls[number]
+            order[number] = None
             for follower in followers.get(number, ()):
                 missing[follower] -= 1
                 if missing[follower] == 0:
-                    heapq.heappush(ready, -follower)
-    if len(order) < len(calls):
-        stuck = [_name(call) for number, call in enumerate(calls) if missing[number]]
-        raise GraphError(f"these nodes wait for one another and would deadlock: {', '.join(stuck)}")
-    return list(order.values())
+                    heapq.heappush(ready, (rank[follower], follower))
+    return list(order)
+
+
+def _as_bound(
+    calls: list[ClassMethodNode], per_handle: Iterable[list[ClassMethodNode]], ends: Iterable[DAGNode]
+) -> list[int]:
+    """For each call, its place in the order of binding, as far as that can be told, whatever the handles.
+
+    Ray counts per handle. Of other nodes it shows the order where they take the same argument, by the argument's
+    list of them; the rest come as they are found from the outputs, depth first, arguments from left to right.
+    """
+    place = {id(call): number for number, call in enumerate(calls)}
+    earlier = [_places_of(call._upstream_nodes, place) for call in calls]
+    taken = {id(source): source for call in calls for source in call._upstream_nodes}
+    for same in (*per_handle, *(source._downstream_nodes for source in taken.values())):
+        for first, second in itertools.pairwise(dict.fromkeys(_places_of(same, place))):
+            earlier[second].append(first)
+    return _depth_first([*_places_of(ends, place), *range(len(calls))], earlier)
+
+
+def _places_of(nodes: Iterable[DAGNode], place: dict[int, int]) -> list[int]:
+    """The places of the calls that these are, or are results of; ``place``: by the identity of calls."""
+    return [place[id(source)] for source in map(_source_of, nodes) if id(source) in place]
+
+
+def _depth_first(roots: list[int], earlier: list[list[int]]) -> list[int]:
+    """For each number its place, with what is earlier before it, except in a circle."""
+    places: dict[int, int] = {}
+    entered: set[int] = set()
+    stack = roots[::-1]
+    while stack:
+        if stack[-1] in entered:
+            places.setdefault(stack.pop(), len(places))
+        else:
+            entered.add(stack[-1])
+            stack += [number for number in reversed(earlier[stack[-1]]) if number not in entered]
+    return [places[number] for number in range(len(places))]
 
 
 def _join(after: dict[int, set[int]], parts: set[int]) -> None:
@@ -292,6 +341,11 @@ def _join(after: dict[int, set[int]], parts: set[int]) -> None:
 
 def _bind_index(call: ClassMethodNode) -> int:
     return int(call._get_bind_index() or 0)
+
+
+def _source_of(node: DAGNode) -> DAGNode:
+    """The call of which this is a result, or the node itself."""
+    return node.class_method_call if _is_output(node) else node
 
 
 def _is_output(node: DAGNode) -> bool:
@@ -344,12 +398,13 @@ class _Arguments:
 
     def __init__(self, numbers: dict[int, int]) -> None:
         self._numbers = numbers
+        self._endless: set[int] = set()  # containers that hold themselves, by identity
 
     def sources(self, call: ClassMethodNode) -> tuple[tuple[Source, ...], tuple[tuple[str, Source], ...]]:
         """The positional and the keyword arguments of a call."""
         hidden = {id(node): node for node in call._upstream_nodes}
-        args = tuple(self._source(arg, hidden) for arg in call.get_args())
-        kwargs = tuple((name, self._source(arg, hidden)) for name, arg in call.get_kwargs().items())
+        args = tuple(self._source(call, arg, hidden) for arg in call.get_args())
+        kwargs = tuple((name, self._source(call, arg, hidden)) for name, arg in call.get_kwargs().items())
         for node in hidden.values():
             raise GraphError(
                 f"{_name(call)} takes {_name(node)} inside an object, where its value cannot be put: bind it as "
@@ -362,13 +417,15 @@ class _Arguments:
             raise GraphError(f"MultiOutputNode takes nodes; got {type(end).__name__}")
         return self._value(end)
 
-    def _source(self, arg: Any, hidden: dict[int, DAGNode]) -> Source:
+    def _source(self, call: ClassMethodNode, arg: Any, hidden: dict[int, DAGNode]) -> Source:
         """Where an argument comes from; the nodes in it are taken out of ``hidden``."""
-        source = self._parts_of(arg, hidden, ())
+        source = self._parts_of(call, arg, hidden, ())
         # Containers of constants alone are constants, unless they lie in one that is made anew.
-        return Const(arg) if all(isinstance(leaf, Const) for leaf in leaves((source,))) else source
+        return Const(arg) if _is_constant(source) else source
 
-    def _parts_of(self, arg: Any, hidden: dict[int, DAGNode], around: tuple[int, ...]) -> Source:
+    def _parts_of(
+        self, call: ClassMethodNode, arg: Any, hidden: dict[int, DAGNode], around: tuple[int, ...]
+    ) -> Source:
         if isinstance(arg, DAGNode):
             hidden.pop(id(arg), None)
             return self._value(arg)
@@ -380,8 +437,16 @@ class _Arguments:
         else:
             return Const(arg)
         if id(arg) in around:
+            self._endless.add(id(arg))
             return Const(arg)  # it holds itself, which nothing but a constant can
-        return Packed(kind, tuple(self._parts_of(part, hidden, (*around, id(arg))) for part in parts), keys)
+        inside = (*around, id(arg))
+        packed = Packed(kind, tuple(self._parts_of(call, part, hidden, inside) for part in parts), keys)
+        if id(arg) in self._endless and not _is_constant(packed):
+            raise GraphError(
+                f"{_name(call)} takes a {kind.__name__} that holds itself and a node, so that it cannot be made "
+                "anew for each execution: bind the node as an argument of its own, or without the circle"
+            )
+        return packed
 
     def _value(self, node: DAGNode) -> FromNode | FromInput:
         if isinstance(node, InputNode):
@@ -393,6 +458,10 @@ class _Arguments:
         if isinstance(node, MultiOutputNode):
             raise GraphError("a MultiOutputNode can only be the end of a DAG")
         return FromNode(self._numbers[id(node)])
+
+
+def _is_constant(source: Source) -> bool:
+    return all(isinstance(leaf, Const) for leaf in leaves((source,)))
 
 
 def _signature(nodes: list[DAGNode], read: set[FromInput]) -> Signature:

@@ -293,3 +293,54 @@ def test_compiling_where_ray_is_not_running(cluster, args):
     output, errors = wait_until_over(program)
     assert errors == ""
     assert "ray.init()" in output
+
+
+def test_an_actor_of_an_earlier_connection_to_ray(cluster):
+    """Ray knows nothing of it: whoever asks it, or invites it, says so, and nothing is left of the graph."""
+    program = start(
+        cluster,
+        """
+        from ray.dag import MultiOutputNode
+        from tests.belongings import take_stock
+
+        @ray.remote(num_cpus=0)
+        class Echo:
+            def echo(self, value):
+                return value
+
+            def call(self, function):
+                return function()
+
+        old = Echo.remote()
+        ray.get(old.echo.remote(1))
+        with InputNode() as x:
+            begun = old.echo.bind(x)  # here, as Ray aborts a process that binds such an actor later
+        with InputNode() as y:
+            asked = Echo.remote().echo.bind(old.echo.bind(y).with_tensor_transport("nccl"))
+        ray.shutdown()
+        ray.init(address=sys.argv[1], namespace="tests", log_to_driver=False, logging_level="error")
+        new = Echo.remote()
+        invited = MultiOutputNode([begun, new.echo.bind(x)])  # the new one first
+        with InputNode() as x:
+            good = new.echo.bind(x)
+        with async_adag.compile(good) as compiled:
+            compiled.execute(1).get()
+        before = take_stock()
+        for dag in (invited, asked):
+            try:
+                async_adag.compile(dag)
+            except async_adag.GraphError as error:
+                assert isinstance(error, ray.exceptions.ActorDiedError)
+                assert "Echo(" in str(error) and ", which was to run echo on Echo(" in str(error), error
+                assert "Make the actor anew" in str(error)
+            else:
+                raise AssertionError("compiled")
+        assert not take_stock().more_than(before), take_stock().more_than(before)
+        while ray.get(new.call.remote(take_stock)).of_graphs():
+            pass
+        with async_adag.compile(good) as compiled:
+            assert compiled.execute(1).get() == 1
+        """,
+    )
+    output, errors = wait_until_over(program)
+    assert (program.returncode, output, errors) == (0, "", "")

@@ -81,6 +81,46 @@ async def test_the_nodes_of_an_actor_run_in_the_order_in_which_they_were_bound(w
     assert await workers[0].take_notes.remote() == expected
 
 
+@pytest.fixture
+def two_handles(make_actor):
+    """Two handles of one actor: Ray counts what is bound by each for itself."""
+    one = make_actor(name="of two handles")
+    return one, ray.get_actor("of two handles")
+
+
+async def notes_of(dag, actor):
+    await outcome_of_one(dag, 0)
+    return await actor.take_notes.remote()
+
+
+async def test_nodes_with_an_argument_in_common_run_as_they_were_bound_whatever_the_handle(two_handles):
+    one, two = two_handles
+    with InputNode() as x:
+        nodes = [handle.note.bind([n, x]) for n, handle in enumerate([one, two, two, one, two, one])]
+        dag = MultiOutputNode([nodes[4], nodes[0], nodes[3]])  # two of those before are leaves
+    assert await notes_of(dag, one) == [[n, 0] for n in range(6)]
+
+
+async def test_other_nodes_of_several_handles_run_from_left_to_right(two_handles):
+    one, two = two_handles
+    with InputNode() as x:
+        fifth, third, second = one.note.bind("fifth"), two.note.bind("third"), one.note.bind("second")
+        first, fourth = two.note.bind("first"), two.note.bind("fourth")
+        dag = MultiOutputNode([one.join.bind(x, first, second), third, fourth, fifth])
+    # Within a handle they run as they were bound: the third before the first, the fifth before the second.
+    assert await notes_of(dag, one) == ["third", "first", "fifth", "second", "fourth"]
+
+
+async def test_arguments_come_first_whatever_the_handles(two_handles, workers):
+    one, two = two_handles
+    with InputNode() as x:
+        node = x
+        for n in range(60):
+            node = (one, workers[n % 2], two)[n % 3].add.bind(node)
+        dag = two.note.bind(node)
+    assert await outcome(dag, 0) == 60
+
+
 async def test_constants_and_keywords(workers):
     with InputNode() as x:
         dag = workers[0].join.bind(x, "constant", None, named=x, other=[1, 2])
@@ -150,6 +190,36 @@ async def test_a_list_that_holds_itself_is_a_constant(workers):
         dag = workers[0].join.bind(x, endless)
     result = (await outcome_of_one(dag, 1))[1]
     assert result[0] is result
+
+
+def holds_itself(node):
+    endless = [node]
+    endless.append(endless)
+    return endless
+
+
+def holds_itself_through_others(node):
+    inner = {"node": node}
+    inner["outer"] = ([inner],)
+    return [1, inner]
+
+
+@pytest.mark.parametrize("make", [holds_itself, holds_itself_through_others])
+def test_what_holds_itself_and_a_node_is_refused(workers, make):
+    with InputNode() as x:
+        dag = workers[0].join.bind(1, make(workers[1].echo.bind(x)))
+    with pytest.raises(async_adag.GraphError, match=r"^join on Worker\(.*holds itself and a node"):
+        async_adag.compile(dag)
+
+
+async def test_what_holds_itself_is_a_constant_beside_a_node_too(workers):
+    endless = []
+    endless.append(endless)
+    with InputNode() as x:
+        dag = workers[0].join.bind([x, endless])
+    number, inner = (await outcome_of_one(dag, 1))[0]
+    assert number == 1
+    assert inner[0][0] is inner[0]
 
 
 async def outcome_of_one(dag, *args):
