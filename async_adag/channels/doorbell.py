@@ -39,10 +39,10 @@ class Doorbell:
             pass  # its owner has closed it; or 2**64 - 2 rings nobody looked at, so that it is ringing
 
     def silence(self) -> None:
-        """Take the rings so far, so that the descriptor is no longer readable."""
+        """Take the rings so far, so that the descriptor is no longer readable; harmless once it is closed."""
         try:
             os.eventfd_read(self.fd)
-        except BlockingIOError:
+        except (BlockingIOError, ValueError):
             pass
 
     def close(self) -> None:

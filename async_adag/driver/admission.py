@@ -271,8 +271,8 @@ class Admission:
             self._inputs.stage(args, kwargs)
         except BaseException as error:
             ledger.reserved -= 1  # no call: where one was too many, the next is too
-            if isinstance(error, FrameError) or not self._inputs.writers:
-                self._life.check_open()  # torn down by what ran while it was pickled, for one
+            if isinstance(error, FrameError):
+                self._life.check_open()
             engine.grant()
             annotate(error, "async_adag: the input could not be sent; no execution was started")
             raise

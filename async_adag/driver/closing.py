@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import select
+import threading
 import time
 
 from async_adag.driver.capacity import Waiter
@@ -23,8 +24,12 @@ _SLICE = 0.05
 def teardown(engine: Engine) -> None:
     """Abandon what is in flight, free the actors, let go. Bounded in time; again is harmless.
 
-    Ctrl-C ends the wait for goodbyes; what there was to let go of is let go.
+    Ctrl-C ends the wait for goodbyes; what there was to let go of is let go. In the middle of a step of the same
+    thread nothing is closed under its hands: another thread does all this as soon as the step is over.
     """
+    if engine.is_in_step():
+        threading.Thread(target=teardown, args=(engine,), name="async_adag teardown").start()
+        return
     with Held() as held:
         _teardown(engine, held)
 

@@ -81,7 +81,6 @@ class Engine:
         self.doubt: BaseException | None = None
         self._ending: Reason | None = None  # of an end that is not through
         self._is_stopped = False  # whether STOP was sent
-        self._is_released = False
         self._quiet: list[Waiter] = []  # who waits until nothing is in flight and STOP may be written
         self._leaving: list[Waiter] = []  # who waits until every actor has left
         forks.watch(self)
@@ -134,8 +133,6 @@ class Engine:
                 self.fail(broken)
                 return
         except BaseException as error:
-            if self._is_released and isinstance(error, Exception):
-                return  # by what ran while a value was unpickled; who waits has been told
             self.break_off(error)
             raise
         finally:
@@ -151,7 +148,11 @@ class Engine:
                 _wake_all(self._quiet)
                 self.blocking.tell()
 
-    # -- steps that were broken off
+    # -- steps, and those that were broken off
+
+    def is_in_step(self) -> bool:
+        """Whether this thread is in the middle of a step: in a signal's handler, or in what pickling runs."""
+        return self.lock._is_owned()  # type: ignore[attr-defined, no-any-return]  # as `threading.Condition` does
 
     def check_whole(self) -> None:
         """Before an execution is sent, where a step was broken off or is under way.
@@ -367,7 +368,6 @@ class Engine:
             self.arrivals.let_go()
             self.inputs.let_go()
             self._network = None
-            self._is_released = True
             self.deployment.close()
 
     def leave_to_parent(self) -> None:

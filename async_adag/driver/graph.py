@@ -303,7 +303,9 @@ class CompiledGraph(GraphCalls):
     def teardown(self) -> None:
         """Abandon what is in flight, after taking in what has arrived, and free the actors. Idempotent.
 
-        Bounded in time: an actor whose method is still running gives its share back when it returns.
+        Bounded in time: an actor whose method is still running gives its share back when it returns. Called in the
+        middle of another call of this graph, by a signal's handler for one, it returns at once, and another thread
+        does it when that call has come to where nothing is half done.
 
         Raises:
             GraphClosed: this process was forked from the graph's own, whose graph goes on.

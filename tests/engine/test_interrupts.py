@@ -14,12 +14,14 @@ from typing import Any
 import pytest
 
 import async_adag
-from async_adag import AdagError, CapacityExceeded, RemoteError
+from async_adag import AdagError, CapacityExceeded, GraphClosed, RemoteError
 from async_adag.channels.parking import Parking
 from tests.stage import Stage
+from tests.threads import join_all
 
 PACKAGE = os.path.dirname(async_adag.__file__)
 PLACES = 2
+CLOSING = "async_adag teardown"  # a thread
 
 
 class Strike:
@@ -309,6 +311,59 @@ def is_usable(stage: Stage) -> bool:
     except AdagError:
         return False
     return True
+
+
+@pytest.mark.interpreted(reason="it stops between steps of Python")
+@pytest.mark.parametrize("call", ["execute", "get", "get in vain"])
+def test_a_teardown_at_every_step(make_stage, call):
+    """By a signal's handler: whoever waits has a result, the right one, or the graph is closed."""
+    places = [(0, {"size": 1}), (0, {"size": 2})]
+
+    def once(strike):
+        stage = make_stage(1, max_inflight=PLACES, submit_timeout=0)
+        strike.what = stage.compiled.teardown
+        first = stage.compiled.execute({"size": 1})
+        if call != "get in vain":
+            play(stage)
+        if call == "execute":
+            second = try_(lambda: strike.run(lambda: stage.compiled.execute({"size": 2})))
+        else:
+            try_(lambda: strike.run(lambda: first.get(timeout=0.01 if call == "get in vain" else 100)))
+            second = try_(lambda: stage.compiled.execute({"size": 2}))
+        join_all(CLOSING, seconds=100)
+        closed = "closed" in repr(stage.compiled)
+        assert closed == strike.struck
+        if not closed:
+            play(stage)
+        for ref, right in zip((first, second), places, strict=True):
+            found = ref if isinstance(ref, AdagError) else try_(lambda ref=ref: ref.get(timeout=100))
+            assert found == right or (closed and type(found) is GraphClosed), found
+        stage.close()
+
+    assert strike_everywhere(lambda: None, once, "line") > 100
+
+
+@pytest.mark.interpreted(reason="it stops between steps of Python")
+@pytest.mark.parametrize("use", [awaited, mapped, gathered])
+def test_a_teardown_at_every_call_of_a_loop(make_stage, use):
+    def once(strike):
+        stage = make_stage(2, max_inflight=PLACES, submit_timeout=0)
+        strike.what = stage.compiled.teardown
+        complaints = []
+        with loop_beside(play_while_open, stage) as loop:
+            loop.set_exception_handler(lambda _, context: complaints.append(context))
+            results = try_(lambda: strike.run(lambda: loop.run_until_complete(use(stage))))
+        join_all(CLOSING, seconds=100)
+        assert type(results) is GraphClosed or results == [[(0, n), (1, n)] for n in range(3)]
+        assert complaints == []
+        stage.close()
+
+    assert strike_everywhere(lambda: None, once, "call") > 100
+
+
+def play_while_open(stage: Stage) -> None:
+    if "open" in repr(stage.compiled):
+        play(stage)
 
 
 @pytest.mark.interpreted(reason="it stops between steps of Python")

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from async_adag.errors import GraphClosed
+from tests.threads import join_all
 
 REFUSED = "in the middle of another call"
 
@@ -187,7 +188,7 @@ class Tears:
 
     def __reduce__(self):
         if self.when == "pickled":
-            tear_down()
+            return int, (tear_down() or 7,)
         return tear_down, ()
 
 
@@ -198,26 +199,35 @@ def tear_down():
     to_tear_down.pop().teardown()
 
 
+def is_closed(stage):
+    join_all("async_adag teardown", seconds=100)
+    return "closed" in repr(stage.compiled)
+
+
 @pytest.mark.parametrize("parts", [1, 2])
-def test_a_teardown_while_an_input_is_pickled(make_stage, parts):
+def test_a_teardown_while_an_input_is_pickled_is_done_after_that(make_stage, parts):
     stage = make_stage(parts)
     earlier = stage.compiled.execute(1)
     to_tear_down.append(stage.compiled)
-    with pytest.raises(GraphClosed, match="torn down"):
-        stage.compiled.execute(Tears("pickled"))
-    with pytest.raises(GraphClosed, match="before execution 0 arrived"):
-        earlier.get() if parts == 1 else earlier[0].get()
+    later = stage.compiled.execute(Tears("pickled"))
+    assert is_closed(stage)
+    for number, ref in enumerate((earlier, later)):
+        with pytest.raises(GraphClosed, match=f"before execution {number} arrived"):
+            ref.get() if parts == 1 else ref[0].get()
 
 
 @pytest.mark.parametrize("parts", [1, 2])
-def test_a_teardown_while_a_result_is_unpickled(make_stage, parts):
+def test_a_teardown_while_a_result_is_unpickled_is_done_after_that(make_stage, parts):
     stage = make_stage(parts)
     refs = [stage.compiled.execute(number) for number in range(2)]
+    if parts == 2:
+        refs = [each[0] for each in refs]
     stage.parts[0].answer(Tears("unpickled"))
     to_tear_down.append(stage.compiled)
-    for number, ref in enumerate(refs):
-        with pytest.raises(GraphClosed, match=f"before execution {number} arrived"):
-            ref.get()
+    assert refs[0].get() is None  # what the teardown gave
+    assert is_closed(stage)
+    with pytest.raises(GraphClosed, match="before execution 1 arrived"):
+        refs[1].get()
 
 
 async def test_a_teardown_while_a_result_is_unpickled_in_an_event_loop(make_stage):
@@ -227,7 +237,19 @@ async def test_a_teardown_while_a_result_is_unpickled_in_an_event_loop(make_stag
     futures = [await stage.compiled.execute_async(number) for number in range(2)]
     stage.parts[0].answer(Tears("unpickled"))
     to_tear_down.append(stage.compiled)
-    for number, future in enumerate(futures):
-        with pytest.raises(GraphClosed, match=f"before execution {number} arrived"):
-            await future
+    assert await futures[0] is None
+    with pytest.raises(GraphClosed, match="before execution 1 arrived"):
+        await futures[1]
     assert complaints == []
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_teardown_in_the_middle_of_sending_is_done_after_that(make_stage, interrupt, when):
+    """By a signal's handler."""
+    stage = make_stage(1)
+    interrupt(stage, when, stage.compiled.teardown)
+    ref = stage.compiled.execute(1)
+    assert is_closed(stage)
+    with pytest.raises(GraphClosed, match="before execution 0 arrived"):
+        ref.get()
+    assert stage.compiled.stats().in_flight == 0
