@@ -21,17 +21,21 @@ SILENT_GRACE = 5.0  # seconds for a loop that does nothing and still says nothin
 _SLICE = 0.05
 
 
-def teardown(engine: Engine) -> None:
+def teardown(engine: Engine) -> bool:
     """Abandon what is in flight, free the actors, let go. Bounded in time; again is harmless.
 
     Ctrl-C ends the wait for goodbyes; what there was to let go of is let go. In the middle of a step of the same
     thread nothing is closed under its hands: another thread does all this as soon as the step is over.
+
+    Returns:
+        Whether it is done.
     """
     if engine.is_in_step():
-        threading.Thread(target=teardown, args=(engine,), name="async_adag teardown").start()
-        return
+        threading.Thread(target=teardown, args=(engine,), name="async_adag teardown", daemon=True).start()
+        return False
     with Held() as held:
         _teardown(engine, held)
+    return True
 
 
 def _teardown(engine: Engine, held: Held) -> None:

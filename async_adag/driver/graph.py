@@ -311,8 +311,8 @@ class CompiledGraph(GraphCalls):
             GraphClosed: this process was forked from the graph's own, whose graph goes on.
         """
         self._engine.life.check_process()
-        closing.teardown(self._engine)
-        self._finalizer.detach()
+        if closing.teardown(self._engine):
+            self._finalizer.detach()
 
     async def aclose(self) -> None:
         """Let what is in flight finish, then free the actors. Idempotent. Cancelling it abandons the graph.
