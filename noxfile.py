@@ -22,8 +22,10 @@ nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.sessions = ["lint", "types", "tests"]
 nox.options.reuse_existing_virtualenvs = True
 
-# Ray asks to be told about usage reports and about accelerators it does not find: neither concerns a test.
+# Ray asks to be told about usage reports and about accelerators it does not find: neither concerns a test. Its own
+# compiled graph, beside which ours is tested, gives a result ten seconds, and slow machines need those to begin.
 ENVIRONMENT = {
+    "RAY_CGRAPH_get_timeout": "100",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "PYTHONWARNINGS": "default",

@@ -12,6 +12,7 @@ import contextvars
 import inspect
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from async_adag.actor.boxes import Inbox, Outbox, Unreadable
@@ -71,6 +72,7 @@ class AsyncLoop:
         self._recorder: Recorder | None = None  # the same, while asked for
         self._begun = 0
         self._running: set[asyncio.Task[None]] = set()
+        self._unwritten: set[int] = set()  # executions of which some output has not been made
         self._computing: dict[int, tuple[int, int]] = {}  # execution: its task, and since when
         self._stopping = False
         self._over = False
@@ -152,9 +154,10 @@ class AsyncLoop:
             inbox.keep(self._begun, value)
             # A context of its own: what one execution sets, no other sees.
             task = self._loop.create_task(self._execution(self._begun), context=contextvars.Context())
-            self._begun += 1
             self._running.add(task)
-            task.add_done_callback(self._execution_done)
+            self._unwritten.add(self._begun)
+            task.add_done_callback(partial(self._execution_done, self._begun))
+            self._begun += 1
 
     def _may_begin(self) -> bool:
         unwritten = max((len(outbox.waiting) for outbox in self._outboxes.values()), default=0)
@@ -176,11 +179,15 @@ class AsyncLoop:
             there |= self._lead[1].arm()
         return there
 
-    def _execution_done(self, task: asyncio.Task[None]) -> None:
+    def _execution_done(self, seq: int, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
         if self._over:
             return
-        error = asyncio.CancelledError("by somebody else") if task.cancelled() else task.exception()
+        error: BaseException | None
+        if not task.cancelled():
+            error = task.exception()
+        else:  # by the user's code, maybe when all was done
+            error = asyncio.CancelledError(f"execution {seq} was cancelled") if seq in self._unwritten else None
         if error is None:
             self._turn()
         elif isinstance(error, ChannelError):
@@ -222,6 +229,7 @@ class AsyncLoop:
                     recorder.add(Activity.WRITE, channel, seq, began, time.monotonic_ns())
                 self._outboxes[channel].put(seq, call, encoded)
                 del encoded
+        self._unwritten.discard(seq)
 
     async def _value(self, inbox: Inbox, seq: int) -> Any:
         if seq not in inbox.kept:
